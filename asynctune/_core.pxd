@@ -1,0 +1,187 @@
+"""The core's interface: what a row, a stream and a heap are in C, and the helpers small enough to inline."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+
+cpdef enum:  # what a stream is for: one more word of its key
+    SAMPLE
+    BRACKET
+    ORDER
+    DONOR
+    EXPLORE
+    SEED
+    SUGGEST
+
+cpdef enum:  # the kind of a domain
+    LINEAR
+    LOG
+    NORMAL
+    CHOICE
+    ORDINAL
+
+
+cdef struct Bits:
+    uint64_t key
+    uint64_t counter
+
+
+cdef inline uint64_t mix(uint64_t x) noexcept nogil:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014; variant 13 of Stafford's): a bijection."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL
+    return x ^ (x >> 31)
+
+
+cdef inline uint64_t absorb(uint64_t key, uint64_t word) noexcept nogil:
+    """A key made of a key and one more word."""
+    return mix((key + 0x9E3779B97F4A7C15ULL) ^ word)
+
+
+cdef inline uint64_t next_bits(Bits *stream) noexcept nogil:
+    """The next 64 bits: SplitMix64, started at the key."""
+    stream.counter += 1
+    return mix(stream.key + stream.counter * 0x9E3779B97F4A7C15ULL)
+
+
+cdef inline double next_uniform(Bits *stream) noexcept nogil:
+    """Uniform in [0, 1), a multiple of 2^-53."""
+    return (next_bits(stream) >> 11) * (1.0 / 9007199254740992.0)
+
+
+cdef inline uint64_t next_below(Bits *stream, uint64_t n) noexcept nogil:
+    """Uniform in 0..n-1, for n >= 1; the first 2^64 mod n values are refused, so that none is more likely."""
+    cdef uint64_t bits, refused = (0 - n) % n
+    while True:
+        bits = next_bits(stream)
+        if bits >= refused:
+            return bits % n
+
+
+cdef inline Bits keyed(uint64_t seed, int64_t purpose, int64_t trial, int64_t segment, int64_t step) noexcept nogil:
+    """The stream of a key, at its beginning."""
+    cdef Bits stream
+    stream.key = absorb(absorb(mix(seed + 0x9E3779B97F4A7C15ULL), <uint64_t> purpose), <uint64_t> trial)
+    stream.key = absorb(absorb(stream.key, <uint64_t> segment), <uint64_t> step)
+    stream.counter = 0
+    return stream
+
+
+cdef class Stream:
+    cdef Bits bits
+
+
+cdef struct Domain:
+    uint8_t kind       # LINEAR, LOG, NORMAL, CHOICE or ORDINAL
+    int32_t parent     # the column that switches this one on, or -1
+    int32_t branch     # the parent's value that does
+    double low         # the least value; NORMAL: the mean
+    double high        # the greatest value; NORMAL: the standard deviation
+    double step        # 0: continuous; else values are multiples of it
+    double first       # the least value in steps, NORMAL: -inf
+    double last        # the greatest value in steps, NORMAL: inf
+    double log_low     # LOG: where the logarithm of a draw begins
+    double log_range   # LOG: and how far it reaches
+    double small       # below it, explore adds instead of multiplying
+
+
+cdef class Table:
+    cdef:
+        readonly Py_ssize_t size    # d, the number of columns
+        Domain *columns             # (d,)
+        tuple arguments             # what it was made of, for pickling
+
+    cdef void sample_row(self, double *row, Bits *stream) noexcept nogil
+    cdef void explore_row(
+        self, const double *row, double *new, Bits *stream, double resample_probability, double factor
+    ) noexcept nogil
+
+
+cdef struct Entry:       # one result; keys (score, arrival) are unique within an order
+    double score         # oriented: larger is better, -inf is the worst
+    int32_t arrival      # ties go to the lower one
+    int32_t trial
+
+
+cdef struct Heap:        # a binary heap; which end of the order is at its root is up to the caller
+    Entry *entries       # (capacity,)
+    Py_ssize_t size
+    Py_ssize_t capacity
+
+
+cdef struct Split:       # an order cut in two: the first k apart from the rest
+    Heap kept            # the first k, the last of them at the root
+    Heap others          # the rest, the first of them at the root
+
+
+cdef inline bint before(const Entry a, const Entry b) noexcept nogil:
+    # No score is NaN, so that >= will do for ==, whose test for NaN costs a branch.
+    return a.score > b.score or (a.score >= b.score and a.arrival < b.arrival)
+
+
+cdef inline bint is_kept(const Split *split, const Entry entry) noexcept nogil:
+    """Whether an entry of this order is among the first k."""
+    return split.kept.size > 0 and not before(split.kept.entries[0], entry)
+
+
+cdef struct Rung:
+    Split results        # everything ever recorded here
+    Heap waiting         # what waits here for its promotion, the best at the root
+    Py_ssize_t n         # how many results were recorded
+    Py_ssize_t k         # how many of them are among the best
+    int64_t short_of     # how many more results until there is one more
+
+
+cdef class Ladder:
+    cdef:
+        readonly bint promotion       # the type of ASHA: promotion, else stopping
+        int64_t reduction_factor
+        Py_ssize_t top                # how many rungs there are
+        int64_t levels[64]            # (top,) the step at which each rung is due
+        Rung rungs[64]                # (top,)
+        uint8_t *position             # (capacity,) by trial: 2 r, on its way to rung r; 2 r + 1, held there; RETIRED
+        Entry *latest                 # (capacity,) by trial: its last result. Promotion only
+        Py_ssize_t capacity
+
+    cdef int make_room(self, int64_t trial) except -1 nogil
+    cdef bint among_best(self, Py_ssize_t r, Entry *entry) except -1 nogil
+    cdef bint decide(self, int32_t trial, int64_t step, double score, Entry *entry) except -1 nogil
+    cdef int wait(self, int32_t trial, const Entry *entry) except -1 nogil
+    cdef void settle(self, Py_ssize_t r) noexcept nogil
+    cdef Py_ssize_t find(self) noexcept nogil
+
+
+cdef class Generation:
+    cdef:
+        Split best
+        Split worst           # the same results in reverse: keys (-score, -arrival)
+        Py_ssize_t n
+        dict checkpoints      # trial -> (checkpoint, step)
+        bint ranked           # the kept of `best` are in their order
+
+
+cdef struct Member:
+    Entry entry           # its last result
+    int32_t recorded      # the depth of that result, in intervals
+    int32_t passed        # the depth at which it was last decided on
+    bint waiting          # recorded, saved and not yet decided on
+    bint gone             # ended for good
+
+
+cdef class Generations:
+    cdef:
+        readonly Py_ssize_t population
+        readonly bint barrier
+        double quantile_fraction
+        uint64_t seed
+        Member *members               # (population,)
+        Heap queue                    # who waits, the least trained at the root; keys (-depth - draw, trial)
+        int32_t *arrived              # (depths + 2,) how many that are not gone have arrived at each depth and not beyond
+        int32_t *passed               # (depths + 2,) how many of them have passed each depth and not the next
+        Py_ssize_t depths
+        Py_ssize_t least_arrived      # the least depth at which `arrived` is not 0
+        Py_ssize_t least_passed
+        dict generations              # depth -> Generation
+        list freed                    # checkpoints not needed any more
+
+    cdef Member *member(self, int64_t trial) except NULL
+    cdef Generation undecided(self, int64_t trial)
+    cdef int move_up(self) except -1

@@ -1,0 +1,784 @@
+"""Core: the decisions on arrays. Random streams, domains, rungs, generations.
+
+Nothing here knows what a trial's configuration means, and nothing is thread-safe: one loop owns each object.
+`def` checks, `nogil` computes. Where an allocation fails, `MemoryError` is raised and the object is as it was.
+"""
+
+cimport cython
+from libc.math cimport INFINITY, NAN, ceil, exp, fabs, floor, isfinite, isnan, log, rint, sqrt
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport calloc, free, qsort, realloc
+from libc.string cimport memset
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch" (const void *address) noexcept nogil
+
+import numpy as np
+
+from asynctune.errors import InvalidArgument
+
+
+# ---------------------------------------------------------------------------------------------- streams
+
+
+@cython.final
+cdef class Stream:
+    """A counter-based stream of random numbers: equal keys give equal draws, whatever else was drawn before.
+
+    The key is (seed, purpose, trial, segment, step), integers of which the low 64 bits count; the generator is SplitMix64.
+    """
+
+    def __init__(self, seed, int64_t purpose, int64_t trial=0, int64_t segment=0, int64_t step=0):
+        self.bits = keyed(seed & 0xFFFFFFFFFFFFFFFF, purpose, trial, segment, step)
+
+    def __reduce__(self):
+        return Stream, (0, 0), (self.bits.key, self.bits.counter)
+
+    def __setstate__(self, state):
+        self.bits.key, self.bits.counter = state
+
+    def uniform(self):
+        """A float in [0, 1), a multiple of 2^-53."""
+        return next_uniform(&self.bits)
+
+    def below(self, int64_t n):
+        """An integer in 0..n-1, each as likely."""
+        if n < 1:
+            raise InvalidArgument(f"n must be >= 1, got {n}")
+        return next_below(&self.bits, n)
+
+
+# ---------------------------------------------------------------------------------------------- domains
+
+
+@cython.final
+cdef class Table:
+    """The domains of a space, one column per hyperparameter; a row is (d,) float64, NaN where a column is not active.
+
+    kind: (d,) uint8, LINEAR, LOG, NORMAL, CHOICE or ORDINAL. low, high: (d,) float64, inclusive bounds; NORMAL: mean and
+    standard deviation; CHOICE and ORDINAL: 0 and the number of options - 1. step: (d,) float64, 0 for continuous, 1 for
+    integers, q for multiples of q. parent: (d,) int32, the column that switches this one on, an earlier one, or -1.
+    branch: (d,) int32, the value of the parent that does. Raises InvalidArgument if a column breaks a rule.
+    """
+
+    def __init__(self, kind, low, high, step, parent, branch):
+        dtypes = np.uint8, np.float64, np.float64, np.float64, np.int32, np.int32
+        self.arguments = tuple(map(np.array, (kind, low, high, step, parent, branch), dtypes))
+        self.size = len(self.arguments[0])
+        if any(column.shape != (self.size,) for column in self.arguments):
+            raise InvalidArgument(f"columns must have one length, got {[column.shape for column in self.arguments]}")
+        free(self.columns)
+        self.columns = <Domain *> calloc(max(self.size, 1), sizeof(Domain))
+        if not self.columns:
+            raise MemoryError
+        cdef Py_ssize_t j
+        cdef Domain *c
+        for j in range(self.size):
+            c = &self.columns[j]
+            c.kind, c.low, c.high, c.step, c.parent, c.branch = (column[j] for column in self.arguments)
+            if c.kind not in (LINEAR, LOG, NORMAL, CHOICE, ORDINAL):
+                raise InvalidArgument(f"column {j}: kind must be one of LINEAR, LOG, NORMAL, CHOICE, ORDINAL, got {c.kind}")
+            if not (isfinite(c.low) and isfinite(c.high) and isfinite(c.step) and c.step >= 0):
+                raise InvalidArgument(
+                    f"column {j}: low, high, step must be finite and step >= 0, got {c.low}, {c.high}, {c.step}"
+                )
+            if not -1 <= c.parent < j:
+                raise InvalidArgument(f"column {j}: parent must be -1 or an earlier column, got {c.parent}")
+            if c.kind == NORMAL:
+                if not c.high > 0:
+                    raise InvalidArgument(f"column {j}: the standard deviation must be > 0, got {c.high}")
+                c.first, c.last, c.small = -INFINITY, INFINITY, c.high
+                continue
+            if not c.low <= c.high:
+                raise InvalidArgument(f"column {j}: low must be <= high, got {c.low} and {c.high}")
+            if c.kind == CHOICE or c.kind == ORDINAL:
+                c.step = 1
+            elif c.kind == LOG:
+                if not c.low > 0:
+                    raise InvalidArgument(f"column {j}: low must be > 0 in a LOG domain, got {c.low}")
+                c.log_low = log(c.low)
+                c.log_range = log(c.high + (c.step == 1)) - c.log_low
+            elif c.low <= 0 <= c.high:
+                c.small = (c.high - c.low) / 10
+            if c.step > 0:
+                # 0.7 / 0.1 is 6.999...: a bound that is a multiple but for rounding is one.
+                c.first, c.last = ceil(c.low / c.step - 1e-9), floor(c.high / c.step + 1e-9)
+                if c.first > c.last:
+                    raise InvalidArgument(f"column {j}: no multiple of {c.step} is in [{c.low}, {c.high}]")
+
+    def __dealloc__(self):
+        free(self.columns)
+
+    def __reduce__(self):
+        return Table, self.arguments
+
+    def __len__(self):
+        return self.size
+
+    cdef void sample_row(self, double *row, Bits *stream) noexcept nogil:
+        # Each column draws from a stream of its own, so that a branch does not shift the draws of the columns after it.
+        cdef uint64_t key = next_bits(stream)
+        cdef Bits bits
+        cdef Py_ssize_t j
+        for j in range(self.size):
+            bits.key, bits.counter = absorb(key, j), 0
+            row[j] = draw(&self.columns[j], &bits) if active(&self.columns[j], row) else NAN
+
+    cdef void explore_row(
+        self, const double *row, double *new, Bits *stream, double resample_probability, double factor
+    ) noexcept nogil:
+        cdef uint64_t key = next_bits(stream)
+        cdef Bits bits
+        cdef Domain *domain
+        cdef Py_ssize_t j
+        for j in range(self.size):
+            domain = &self.columns[j]
+            bits.key, bits.counter = absorb(key, j), 0
+            if not active(domain, new):
+                new[j] = NAN
+            elif domain.kind == CHOICE or isnan(row[j]) or next_uniform(&bits) < resample_probability:
+                new[j] = draw(domain, &bits)
+            else:
+                new[j] = perturb(domain, row[j], factor, &bits)
+
+    def sample(self, Stream stream not None):
+        """A row (d,) float64, every active column drawn from its domain.
+
+        LINEAR is uniform (integers over low..high; multiples of q: the rounded draw), LOG uniform in the logarithm (integers: the
+        draw's floor over low..high + 1), NORMAL by the inverse of its distribution function, CHOICE and ORDINAL uniform.
+        """
+        out = np.empty(self.size)
+        cdef double[::1] row = out
+        if self.size:
+            self.sample_row(&row[0], &stream.bits)
+        return out
+
+    def explore(self, const double[::1] row, Stream stream not None, double resample_probability, double perturbation_factor):
+        """A new row (d,) float64 made of a row: the explore step of population-based training (Jaderberg et al., 2017).
+
+        Each active hyperparameter is drawn anew with `resample_probability` in [0, 1], else multiplied or divided by
+        `perturbation_factor` > 1 with equal chance, inside its bounds. A value on a grid moves by at least one step. Where zero is
+        inside the bounds, a value nearer to it than a tenth of the range (NORMAL: than the standard deviation) moves by
+        (factor - 1) times that, up or down. ORDINAL goes to a neighbour, CHOICE is drawn anew, and with it what its branch switches on.
+        """
+        if row.shape[0] != self.size:
+            raise InvalidArgument(f"row must have length {self.size}, got {row.shape[0]}")
+        if not perturbation_factor > 1:
+            raise InvalidArgument(f"perturbation_factor must be > 1, got {perturbation_factor!r}")
+        out = np.empty(self.size)
+        cdef double[::1] new = out
+        if self.size:
+            self.explore_row(&row[0], &new[0], &stream.bits, resample_probability, perturbation_factor)
+        return out
+
+
+cdef inline bint active(const Domain *domain, const double *row) noexcept nogil:
+    # A parent that is not active is NaN, which equals no branch.
+    return domain.parent < 0 or row[domain.parent] == domain.branch
+
+
+cdef inline double at(const Domain *domain, double k) noexcept nogil:
+    """The value k steps from zero, or the nearest that the domain has."""
+    k = min(max(k, domain.first), domain.last) * domain.step
+    return k if domain.kind == NORMAL else min(max(k, domain.low), domain.high)
+
+
+cdef double draw(const Domain *domain, Bits *stream) noexcept nogil:
+    """A value drawn from its domain."""
+    cdef double value
+    if domain.kind == NORMAL:
+        # The middle of one of 2^52 cells: never 0, never 1.
+        value = normal_quantile(((next_bits(stream) >> 12) + 0.5) / 4503599627370496.0)
+        value = domain.low + domain.high * value
+    elif domain.kind == LOG:
+        value = exp(domain.log_low + domain.log_range * next_uniform(stream))
+        if domain.step == 1:
+            value = floor(value)
+    elif domain.step == 1:
+        value = domain.first + <double> next_below(stream, <uint64_t> (domain.last - domain.first) + 1)
+    else:
+        value = domain.low + (domain.high - domain.low) * next_uniform(stream)
+    if domain.step > 0:
+        return at(domain, rint(value / domain.step))
+    return value if domain.kind == NORMAL else min(max(value, domain.low), domain.high)
+
+
+cdef double perturb(const Domain *domain, double x, double factor, Bits *stream) noexcept nogil:
+    """A value moved by a factor, up or down with equal chance; on a grid by at least one step, at its end inwards."""
+    cdef bint up = next_uniform(stream) < 0.5
+    cdef double y, k, old
+    if domain.kind == ORDINAL:
+        y = x + 1 if up else x - 1
+    elif fabs(x) < domain.small:
+        # A factor would never leave zero, nor change a sign.
+        y = x + domain.small * (factor - 1 if up else 1 - factor)
+    else:
+        y = x * factor if up else x / factor
+    if domain.step == 0:
+        return y if domain.kind == NORMAL else min(max(y, domain.low), domain.high)
+    old = min(max(rint(x / domain.step), domain.first), domain.last)
+    k = rint(y / domain.step)
+    k = max(k, old + 1) if y > x else min(k, old - 1)
+    if k > domain.last and old == domain.last:
+        k = old - 1
+    elif k < domain.first and old == domain.first:
+        k = old + 1
+    return at(domain, k)
+
+
+cdef double normal_quantile(double p) noexcept nogil:
+    """The standard normal's quantile at 0 < p < 1, to about 1e-16: Wichura's AS 241 (PPND16), Applied Statistics 37 (1988)."""
+    cdef double q = p - 0.5, r
+    if fabs(q) <= 0.425:
+        r = 0.180625 - q * q
+        return q * (((((((2.5090809287301226727e3 * r + 3.3430575583588128105e4) * r + 6.7265770927008700853e4) * r
+                         + 4.5921953931549871457e4) * r + 1.3731693765509461125e4) * r + 1.9715909503065514427e3) * r
+                     + 1.3314166789178437745e2) * r + 3.3871328727963666080e0) / (
+                    ((((((5.2264952788528545610e3 * r + 2.8729085735721942674e4) * r + 3.9307895800092710610e4) * r
+                        + 2.1213794301586595867e4) * r + 5.3941960214247511077e3) * r + 6.8718700749205790830e2) * r
+                     + 4.2313330701600911252e1) * r + 1.0)
+    r = sqrt(-log(p if q < 0 else 1 - p))
+    if r <= 5:
+        r -= 1.6
+        r = (((((((7.74545014278341407640e-4 * r + 2.27238449892691845833e-2) * r + 2.41780725177450611770e-1) * r
+                + 1.27045825245236838258e0) * r + 3.64784832476320460504e0) * r + 5.76949722146069140550e0) * r
+             + 4.63033784615654529590e0) * r + 1.42343711074968357734e0) / (
+            ((((((1.05075007164441684324e-9 * r + 5.47593808499534494600e-4) * r + 1.51986665636164571966e-2) * r
+                + 1.48103976427480074590e-1) * r + 6.89767334985100004550e-1) * r + 1.67638483018380384940e0) * r
+             + 2.05319162663775882187e0) * r + 1.0)
+    else:
+        r -= 5
+        r = (((((((2.01033439929228813265e-7 * r + 2.71155556874348757815e-5) * r + 1.24266094738807843860e-3) * r
+                + 2.65321895265761230930e-2) * r + 2.96560571828504891230e-1) * r + 1.78482653991729133580e0) * r
+             + 5.46378491116411436990e0) * r + 6.65790464350110377720e0) / (
+            ((((((2.04426310338993978564e-15 * r + 1.42151175831644588870e-7) * r + 1.84631831751005468180e-5) * r
+                + 7.86869131145613259100e-4) * r + 1.48753612908506148525e-2) * r + 1.36929880922735805310e-1) * r
+             + 5.99832206555887937690e-1) * r + 1.0)
+    return -r if q < 0 else r
+
+
+# ----------------------------------------------------------------------------------------- order statistics
+
+
+cdef enum:  # which end of the order is at the root of a heap
+    FIRST
+    LAST
+
+
+cdef inline bint above(const Entry a, const Entry b, bint root) noexcept nogil:
+    return before(a, b) if root == FIRST else before(b, a)
+
+
+cdef int grow(Heap *heap) except -1 nogil:
+    cdef Py_ssize_t capacity = 2 * heap.capacity if heap.capacity else 16
+    cdef Entry *entries = <Entry *> realloc(heap.entries, capacity * sizeof(Entry))
+    if not entries:
+        raise MemoryError
+    heap.entries, heap.capacity = entries, capacity
+    return 0
+
+
+cdef inline int reserve(Heap *heap) except -1 nogil:
+    """Make room for one more entry."""
+    return grow(heap) if heap.size == heap.capacity else 0
+
+
+cdef inline void push(Heap *heap, const Entry entry, bint root) noexcept nogil:
+    """Add an entry, for which there is room."""
+    cdef Entry *entries = heap.entries
+    cdef Py_ssize_t i = heap.size, up
+    heap.size += 1
+    while i > 0:
+        up = (i - 1) >> 1
+        if not above(entry, entries[up], root):
+            break
+        entries[i] = entries[up]
+        i = up
+    entries[i] = entry
+
+
+cdef inline void replace(Heap *heap, const Entry entry, bint root) noexcept nogil:
+    """Put an entry in the root's place, in a heap that is not empty."""
+    cdef Entry *entries = heap.entries
+    cdef Py_ssize_t i = 0, down = 1, size = heap.size
+    while down < size:
+        # A branch, which the processor guesses and runs ahead of: at 10^6 entries a conditional move waits for the memory.
+        if down + 1 < size and above(entries[down + 1], entries[down], root):
+            down += 1
+        if not above(entries[down], entry, root):
+            break
+        entries[i] = entries[down]
+        i = down
+        down = 2 * i + 1
+    entries[i] = entry
+
+
+cdef inline void pop(Heap *heap, bint root) noexcept nogil:
+    """Remove the root of a heap that is not empty."""
+    heap.size -= 1
+    if heap.size:
+        replace(heap, heap.entries[heap.size], root)
+
+
+cdef inline bint insert(Split *split, const Entry entry, Py_ssize_t k) except -1 nogil:
+    """Add an entry to an order of which k are kept from now on, as many as before or one more. Return whether it is one of them."""
+    cdef Entry moved
+    reserve(&split.kept)
+    reserve(&split.others)
+    if split.kept.size < k:
+        if split.others.size == 0 or before(entry, split.others.entries[0]):
+            push(&split.kept, entry, LAST)
+            return True
+        moved = split.others.entries[0]
+        replace(&split.others, entry, FIRST)
+        push(&split.kept, moved, LAST)
+        return False
+    if k > 0 and before(entry, split.kept.entries[0]):
+        moved = split.kept.entries[0]
+        replace(&split.kept, entry, LAST)
+        push(&split.others, moved, FIRST)
+        return True
+    push(&split.others, entry, FIRST)
+    return False
+
+
+cdef void discard(Split *split) noexcept nogil:
+    free(split.kept.entries)
+    free(split.others.entries)
+
+
+# ----------------------------------------------------------------------------------------- successive halving
+
+
+cdef enum:
+    RETIRED = 255  # the position of a trial that has ended
+
+
+@cython.final
+cdef class Ladder:
+    """The rungs of one bracket of asynchronous successive halving (Li et al., MLSys 2020): who goes on, O(log n) each.
+
+    levels: up to 64 increasing steps, the last of which completes a trial. reduction_factor: an integer >= 2. promotion: a trial
+    waits at each rung until it is among the best n // reduction_factor of the n results there (Algorithm 2); else it goes on at
+    once iff it is among the best max(1, n // reduction_factor), itself included. Scores are oriented, larger is better; those
+    that are not finite are the worst and never go on. Trials are 0, 1, ... < 2^31 - 1.
+    """
+
+    def __cinit__(self):
+        memset(self.rungs, 0, sizeof(self.rungs))
+
+    def __init__(self, levels, int64_t reduction_factor, bint promotion=False):
+        if not 1 <= len(levels) <= 64 or any(a >= b for a, b in zip(levels, levels[1:])):
+            raise InvalidArgument(f"levels must be 1 to 64 increasing steps, got {levels!r}")
+        if reduction_factor < 2:
+            raise InvalidArgument(f"reduction_factor must be >= 2, got {reduction_factor}")
+        self.top = len(levels)
+        for r in range(self.top):
+            self.levels[r] = levels[r]
+        self.reduction_factor = reduction_factor
+        self.promotion = promotion
+
+    def __dealloc__(self):
+        cdef Py_ssize_t r
+        for r in range(64):
+            discard(&self.rungs[r].results)
+            free(self.rungs[r].waiting.entries)
+        free(self.position)
+        free(self.latest)
+
+    cdef int make_room(self, int64_t trial) except -1 nogil:
+        cdef Py_ssize_t capacity
+        cdef void *grown
+        if 0 <= trial < self.capacity:
+            return 0
+        if not 0 <= trial < INT32_MAX:
+            with gil:
+                raise InvalidArgument(f"trial must be in 0..2^31 - 2, got {trial}")
+        capacity = max(2 * self.capacity, trial + 1, 64)
+        if self.promotion:
+            grown = realloc(self.latest, capacity * sizeof(Entry))
+            if not grown:
+                raise MemoryError
+            self.latest = <Entry *> grown
+            memset(self.latest + self.capacity, 0, (capacity - self.capacity) * sizeof(Entry))
+        grown = realloc(self.position, capacity)
+        if not grown:
+            raise MemoryError
+        self.position = <uint8_t *> grown
+        memset(self.position + self.capacity, 0, capacity - self.capacity)
+        self.capacity = capacity
+        return 0
+
+    cdef bint among_best(self, Py_ssize_t r, Entry *entry) except -1 nogil:
+        """Record a result, setting its arrival. Return whether it is now among those that may go on from this rung."""
+        cdef Rung *rung = &self.rungs[r]
+        if rung.short_of == 0:
+            # k = n // reduction_factor, or with stopping at least 1: counted, since a division takes longer than the rest.
+            rung.k = 0 if self.promotion else 1
+            rung.short_of = self.reduction_factor if self.promotion else 2 * self.reduction_factor
+        entry.arrival = <int32_t> rung.n
+        rung.n += 1
+        rung.short_of -= 1
+        if rung.short_of == 0:
+            rung.k += 1
+            rung.short_of = self.reduction_factor
+        return insert(&rung.results, entry[0], rung.k) and entry.score > -INFINITY
+
+    cdef bint decide(self, int32_t trial, int64_t step, double score, Entry *entry) except -1 nogil:
+        """Record a report where it is due, the lowest rung first. Return whether the trial goes on.
+
+        `entry` becomes the last result recorded; where none is, it is left alone.
+        """
+        cdef Py_ssize_t position = self.position[trial], r = position >> 1
+        cdef bint kept
+        if position == RETIRED:
+            return False
+        if position & 1:
+            # Held at rung r. A report from beyond the next rung says that it went on all the same.
+            if not self.promotion or r + 1 == self.top or step < self.levels[r + 1]:
+                return False
+            self.position[trial] = 2 * (r + 1)
+            self.settle(r)
+            r += 1
+        while step >= self.levels[r]:
+            entry.score, entry.trial = score if isfinite(score) else -INFINITY, trial
+            kept = self.among_best(r, entry)
+            if r + 1 == self.top or not (step >= self.levels[r + 1] if self.promotion else kept):
+                self.position[trial] = 2 * r + 1
+                return False
+            r += 1
+            self.position[trial] = 2 * r
+        return True
+
+    cdef int wait(self, int32_t trial, const Entry *entry) except -1 nogil:
+        """Have a trial wait with its last result, if it is held at a rung from which finite scores go on."""
+        cdef Py_ssize_t position = self.position[trial], r = position >> 1
+        if position != RETIRED and position & 1 and r + 1 < self.top and entry.score > -INFINITY:
+            reserve(&self.rungs[r].waiting)
+            push(&self.rungs[r].waiting, entry[0], FIRST)
+        return 0
+
+    cdef void settle(self, Py_ssize_t r) noexcept nogil:
+        """Have a trial that really waits at the root, or none."""
+        cdef Heap *waiting = &self.rungs[r].waiting
+        while waiting.size and self.position[waiting.entries[0].trial] != 2 * r + 1:
+            pop(waiting, FIRST)
+
+    cdef Py_ssize_t find(self) noexcept nogil:
+        """The highest rung from which a trial may be promoted, or -1."""
+        cdef Py_ssize_t r
+        cdef Rung *rung
+        for r in range(self.top - 2, -1, -1):
+            rung = &self.rungs[r]
+            if rung.waiting.size and is_kept(&rung.results, rung.waiting.entries[0]):
+                return r
+        return -1
+
+    def report(self, int64_t trial, int64_t step, double score):
+        """Record a trial's score after a step. Return whether it goes on; False: it stops, waits or has reached the last level.
+
+        It is recorded at every rung that it has reached since its last report, the lowest first. Failing at one ends that;
+        with promotion it counts as promoted at all but the highest. A rung where it is recorded already is left alone.
+        """
+        cdef Entry unused
+        self.make_room(trial)
+        return self.decide(trial, step, score, &self.latest[trial] if self.promotion else &unused)
+
+    def report_many(self, const int64_t[::1] trials, const int64_t[::1] steps, const double[::1] scores):
+        """Report (m,) scores in array order, `offer` included. Return (m,) bool: which trials go on. The GIL is released."""
+        cdef Py_ssize_t i, m = trials.shape[0]
+        cdef int64_t least = 0, most = 0
+        cdef Entry entry
+        if steps.shape[0] != m or scores.shape[0] != m:
+            raise InvalidArgument(f"lengths must be equal, got {m} trials, {steps.shape[0]} steps, {scores.shape[0]} scores")
+        out = np.empty(m, dtype=np.bool_)
+        cdef uint8_t[::1] going = out.view(np.uint8)
+        with nogil:
+            for i in range(m):
+                least, most = min(least, trials[i]), max(most, trials[i])
+            self.make_room(least)
+            self.make_room(most)
+            for i in range(m):
+                if i + 8 < m:
+                    prefetch(&self.position[trials[i + 8]])  # trials come in any order
+                entry.score = -INFINITY
+                going[i] = self.decide(<int32_t> trials[i], steps[i], scores[i], &entry)
+                if self.promotion and entry.score > -INFINITY:
+                    self.wait(entry.trial, &entry)
+        return out
+
+    def offer(self, int64_t trial):
+        """The trial is saved and waits: it may be promoted from here on, if it is held at a rung below the last."""
+        self.make_room(trial)
+        if self.promotion:
+            self.wait(trial, &self.latest[trial])
+
+    def promotable(self):
+        """The trial that may be promoted now: from the highest rung, there the best. None: there is none."""
+        cdef Py_ssize_t r = self.find()
+        return None if r < 0 else self.rungs[r].waiting.entries[0].trial
+
+    def promote(self, int64_t trial):
+        """Let a trial go on from the rung at which it waits."""
+        self.make_room(trial)
+        cdef Py_ssize_t position = self.position[trial], r = position >> 1
+        if not self.promotion or position == RETIRED or not position & 1 or r + 1 == self.top:
+            raise InvalidArgument(f"trial {trial} must wait at a rung below the last")
+        self.position[trial] = 2 * (r + 1)
+        self.settle(r)
+
+    def promote_many(self, Py_ssize_t count):
+        """Promote up to `count` trials. Return their ids, (<= count,) int64, in the order in which they were found."""
+        if count < 0:
+            raise InvalidArgument(f"count must be >= 0, got {count}")
+        out = np.empty(count, dtype=np.int64)
+        cdef int64_t[::1] promoted = out
+        cdef Py_ssize_t i = 0, r
+        with nogil:
+            while i < count:
+                r = self.find()
+                if r < 0:
+                    break
+                promoted[i] = self.rungs[r].waiting.entries[0].trial
+                self.position[promoted[i]] = 2 * (r + 1)
+                self.settle(r)
+                i += 1
+        return out[:i]
+
+    def retire(self, int64_t trial, bint failed=False):
+        """The trial has ended: it counts where it is recorded, and is not promoted any more.
+
+        If it failed on its way to a rung, it is recorded there as the worst: return that rung, else None.
+        """
+        self.make_room(trial)
+        cdef Py_ssize_t position = self.position[trial], r = position >> 1
+        if position == RETIRED:
+            return None
+        cdef Entry worst
+        if failed and not position & 1:
+            worst.score, worst.trial = -INFINITY, trial
+            self.among_best(r, &worst)
+        self.position[trial] = RETIRED
+        if position & 1:
+            self.settle(r)
+            return None
+        return r if failed else None
+
+    def recorded(self, int64_t trial):
+        """At how many rungs the trial is recorded; 0 once it is retired."""
+        self.make_room(trial)
+        cdef Py_ssize_t position = self.position[trial]
+        return 0 if position == RETIRED else (position + 1) >> 1
+
+    def due(self, int64_t trial):
+        """The step of the rung that the trial is on its way to, or held at."""
+        self.make_room(trial)
+        return self.levels[min(self.position[trial] >> 1, self.top - 1)]
+
+
+# ----------------------------------------------------------------------------------- population-based training
+
+
+cdef int by_rank(const void *a, const void *b) noexcept nogil:
+    """For qsort: the last first, which is the order of a heap with the last at its root."""
+    return -1 if before((<const Entry *> b)[0], (<const Entry *> a)[0]) else 1
+
+
+cdef Entry reversed_entry(Entry entry) noexcept nogil:
+    entry.score, entry.arrival = -entry.score, -entry.arrival
+    return entry
+
+
+@cython.final
+cdef class Generation:
+    """What was recorded at one depth: the best and the worst k of n, and their checkpoints."""
+
+    def __cinit__(self):
+        self.checkpoints = {}
+
+    def __dealloc__(self):
+        discard(&self.best)
+        discard(&self.worst)
+
+
+@cython.final
+cdef class Generations:
+    """Truncation selection among members compared at equal depth (Jaderberg et al., 2017): O(log n) per decision.
+
+    population: members 0..population - 1. depths: how many intervals there are to decide at. quantile_fraction: in [0, 0.5], of the
+    n results at a depth k = min(n // 2, max(1, floor(quantile_fraction n))) are the best, as many the worst. barrier: nobody goes on
+    before everyone that is not gone has arrived; results at one depth then count as simultaneous: ties go to the lower member,
+    so that the decisions do not depend on the order of arrival. Depths are 1, 2, ...; scores are oriented, larger is better.
+
+    A member's way: `record` at a depth, `save`, wait; `next` names it, `donor` says from whom it takes over, `advance`. Or `leave`.
+    """
+
+    def __init__(self, int64_t population, int64_t depths, double quantile_fraction, seed, bint barrier):
+        if not 1 <= population < INT32_MAX:
+            raise InvalidArgument(f"population must be in 1..2^31 - 2, got {population}")
+        if not 0 <= depths < INT32_MAX - 1:
+            raise InvalidArgument(f"depths must be in 0..2^31 - 3, got {depths}")
+        if not 0 <= quantile_fraction <= 0.5:
+            raise InvalidArgument(f"quantile_fraction must be in [0, 0.5], got {quantile_fraction!r}")
+        if self.members:
+            raise InvalidArgument("generations are made once")
+        self.population, self.depths = population, depths
+        self.quantile_fraction, self.seed, self.barrier = quantile_fraction, seed & 0xFFFFFFFFFFFFFFFF, barrier
+        self.members = <Member *> calloc(population, sizeof(Member))
+        self.arrived = <int32_t *> calloc(depths + 2, sizeof(int32_t))
+        self.passed = <int32_t *> calloc(depths + 2, sizeof(int32_t))
+        if not (self.members and self.arrived and self.passed):
+            raise MemoryError
+        self.arrived[0] = self.passed[0] = population
+        self.generations, self.freed = {}, []
+
+    def __dealloc__(self):
+        free(self.members)
+        free(self.arrived)
+        free(self.passed)
+        free(self.queue.entries)
+
+    cdef Member *member(self, int64_t trial) except NULL:
+        if not 0 <= trial < self.population:
+            raise InvalidArgument(f"member must be in 0..{self.population - 1}, got {trial}")
+        return &self.members[trial]
+
+    cdef Generation undecided(self, int64_t trial):
+        cdef Member *member = self.member(trial)
+        if not member.waiting:
+            raise InvalidArgument(f"member {trial} must wait for its turn")
+        return self.generations[member.recorded]
+
+    cdef int move_up(self) except -1:
+        """After a change: have a member that really waits at the queue's root, and free what everyone has passed."""
+        cdef Generation generation
+        cdef Entry first
+        while self.queue.size:
+            first = self.queue.entries[0]
+            if self.members[first.trial].waiting and self.members[first.trial].recorded == <int32_t> -first.score:
+                break
+            pop(&self.queue, FIRST)
+        while self.least_arrived <= self.depths and self.arrived[self.least_arrived] == 0:
+            self.least_arrived += 1
+        while self.least_passed <= self.depths and self.passed[self.least_passed] == 0:
+            self.least_passed += 1
+            generation = self.generations.pop(self.least_passed, None)
+            if generation is not None:
+                self.freed.extend([checkpoint for checkpoint, _ in generation.checkpoints.values()])
+        return 0
+
+    def record(self, int64_t trial, int64_t depth, double score):
+        """Record a member's score at a depth. Return whether it counts: a depth is not recorded twice, nor one below it later."""
+        cdef Member *member = self.member(trial)
+        cdef Generation generation
+        cdef Py_ssize_t k
+        if not 1 <= depth <= self.depths:
+            raise InvalidArgument(f"depth must be in 1..{self.depths}, got {depth}")
+        if member.gone or member.waiting or depth <= member.recorded:
+            return False
+        generation = self.generations.get(depth)
+        if generation is None:
+            generation = self.generations[depth] = Generation.__new__(Generation)
+        k = min((generation.n + 1) // 2, max(1, <Py_ssize_t> floor(self.quantile_fraction * (generation.n + 1))))
+        member.entry.score = score if isfinite(score) else -INFINITY
+        member.entry.arrival = trial if self.barrier else generation.n
+        member.entry.trial = trial
+        insert(&generation.best, member.entry, k)
+        insert(&generation.worst, reversed_entry(member.entry), k)
+        generation.n += 1
+        generation.ranked = False
+        member.recorded = depth
+        return True
+
+    def save(self, int64_t trial, int64_t step, checkpoint):
+        """The member is saved after `step`, under a name (None: it is not), and waits for its turn if it is recorded and undecided."""
+        cdef Member *member = self.member(trial)
+        cdef Entry turn
+        cdef Bits draw
+        if member.gone or member.waiting or member.recorded == member.passed:
+            if checkpoint is not None:
+                self.freed.append(checkpoint)
+            return
+        if checkpoint is not None:
+            (<Generation> self.generations[member.recorded]).checkpoints[trial] = checkpoint, step
+        reserve(&self.queue)
+        draw = keyed(self.seed, ORDER, trial, 0, member.recorded)
+        turn.score, turn.arrival, turn.trial = -(member.recorded + next_uniform(&draw)), trial, trial
+        push(&self.queue, turn, FIRST)
+        member.waiting = True
+        self.arrived[member.passed] -= 1
+        self.arrived[member.recorded] += 1
+        self.move_up()
+
+    def undecided_depth(self, int64_t trial):
+        """The depth at which the member is recorded and not yet decided on, or None."""
+        cdef Member *member = self.member(trial)
+        return member.recorded if member.recorded > member.passed else None
+
+    def passed_depth(self, int64_t trial):
+        """The depth at which the member was last decided on, 0 before the first."""
+        return self.member(trial).passed
+
+    def next(self, warm=None):
+        """The member whose turn it is, the least trained first, in an order drawn per depth; `warm` if it is as little trained. Or None."""
+        cdef Member *first
+        if self.queue.size == 0:
+            return None
+        first = &self.members[self.queue.entries[0].trial]
+        if self.barrier and self.least_arrived < first.recorded:
+            return None
+        if warm is not None and self.member(warm).waiting and self.member(warm).recorded == first.recorded:
+            return warm
+        return first.entry.trial
+
+    def donor(self, int64_t trial):
+        """From whom a waiting member takes over: None, or (donor, checkpoint, its step, its score).
+
+        One of the worst k takes over from one of the best k with a finite score and a checkpoint, each as likely.
+        """
+        cdef Generation generation = self.undecided(trial)
+        cdef Member *member = self.member(trial)
+        cdef Py_ssize_t i, k = generation.best.kept.size, attempt
+        cdef Entry *best = generation.best.kept.entries
+        cdef Bits bits
+        if not is_kept(&generation.worst, reversed_entry(member.entry)):
+            return None
+        if self.barrier and not generation.ranked:
+            qsort(best, k, sizeof(Entry), &by_rank)
+            generation.ranked = True
+        bits = keyed(self.seed, DONOR, trial, 0, member.recorded)
+        for attempt in range(32):
+            i = next_below(&bits, k)
+            if best[i].score > -INFINITY and best[i].trial in generation.checkpoints:
+                return (best[i].trial, *generation.checkpoints[best[i].trial], best[i].score)
+        # Few of the best can give: look through them all.
+        able = [i for i in range(k) if best[i].score > -INFINITY and best[i].trial in generation.checkpoints]
+        if not able:
+            return None
+        i = able[next_below(&bits, len(able))]
+        return (best[i].trial, *generation.checkpoints[best[i].trial], best[i].score)
+
+    def advance(self, int64_t trial):
+        """The waiting member goes on, decided on."""
+        cdef Member *member = self.member(trial)
+        self.undecided(trial)
+        self.passed[member.passed] -= 1
+        self.passed[member.recorded] += 1
+        member.passed = member.recorded
+        member.waiting = False
+        self.move_up()
+
+    def leave(self, int64_t trial):
+        """The member has ended for good and holds nobody up. It still counts where it is recorded, and may give what it saved."""
+        cdef Member *member = self.member(trial)
+        if member.gone:
+            return
+        self.arrived[member.recorded if member.waiting else member.passed] -= 1
+        self.passed[member.passed] -= 1
+        member.gone, member.waiting = True, False
+        self.move_up()
+
+    def released(self):
+        """The checkpoints, since the last call, that no decision can need any more: everyone not gone has passed their depth."""
+        freed, self.freed = self.freed, []
+        return freed

@@ -1,0 +1,8 @@
+"""Schedulers: go on, stop, pause, promote, exploit."""
+
+from asynctune.schedulers.asha import ASHA, BoundASHA
+from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
+from asynctune.schedulers.fifo import FIFO
+from asynctune.schedulers.pbt import PBT, BoundPBT
+
+__all__ = ["ASHA", "FIFO", "PBT", "BoundASHA", "BoundPBT", "BoundScheduler", "Resumption", "Scheduler", "Verdict"]

@@ -1,0 +1,117 @@
+"""Scheduler: the specification that a person writes, and the bound object that one study owns."""
+
+import math
+import numbers
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from asynctune._core import Table
+from asynctune.errors import InvalidArgument
+from asynctune.records import Action
+
+__all__ = ["BoundScheduler", "Resumption", "Scheduler", "Verdict", "check_integer", "check_real"]
+
+
+class Verdict(NamedTuple):
+    """The answer to a report. It takes effect only if a decision was due at that step."""
+
+    action: Action
+    until: int | None  # CONTINUE: the step at which the next decision is due; None: never
+    recorded: Sequence[int]  # the levels, in steps, at which this score now counts
+
+
+class Resumption(NamedTuple):
+    """A paused trial that may go on, unchanged or, with a donor, from the donor's state."""
+
+    trial: int
+    until: int  # the step at which its next decision is due
+    donor: int | None = None
+    checkpoint: str | None = None  # the donor's
+    step: int = 0  # the step after which that was saved
+    score: float = -math.inf  # the donor's oriented score with it, which is now the recipient's
+
+
+class Scheduler(ABC):
+    """A specification: immutable, checked when made, comparable. It carries nothing from one run to the next."""
+
+    @abstractmethod
+    def bind(
+        self,
+        *,
+        seed: int = 0,
+        num_trials: int | None = None,
+        num_slots: int | None = None,
+        table: Table | None = None,
+    ) -> "BoundScheduler":
+        """The object with state that one study owns. Scores are oriented: larger is better.
+
+        Raises:
+            InvalidArgument: the scheduler needs what was not given.
+        """
+
+
+class BoundScheduler(ABC):
+    """What a study asks. Synchronous and deterministic; one loop owns it.
+
+    Here is what a scheduler does that never pauses a trial, holds no checkpoint and changes no configuration.
+    """
+
+    #: The step at which a trial completes, or None.
+    max_resource: int | None = None
+    #: Whether a free slot takes a new trial before a paused one.
+    new_first: ClassVar[bool] = False
+
+    @abstractmethod
+    def begin(self, trial: int) -> int | None:
+        """A new trial starts at step 0. Return the step at which its first decision is due; None: never."""
+
+    @abstractmethod
+    def report(self, trial: int, step: int, score: float) -> Verdict:
+        """A trial's oriented score after a step. At `max_resource` and beyond the action is STOP: the trial is complete."""
+
+    @abstractmethod
+    def retried(self, trial: int, step: int) -> int | None:
+        """The trial failed and starts again after `step`. Return the step at which its next decision is due."""
+
+    @abstractmethod
+    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+        """The trial has ended for good. Return the levels at which it now counts as the worst."""
+
+    @abstractmethod
+    def saved(self, trial: int, step: int, checkpoint: str | None) -> None:
+        """The trial has paused, its state after `step` on disk as `checkpoint` (None: nowhere)."""
+
+    def resumable(self, warm: int | None = None) -> Resumption | None:
+        """The paused trial that may go on now, or None. Changes nothing.
+
+        `warm` is the paused trial whose process the asking slot still holds: taken among equals.
+        """
+        return None
+
+    def resume(self, resumption: Resumption) -> None:
+        """It goes on: carries out what `resumable` offered."""
+        raise InvalidArgument(f"this scheduler offers no resumption, got {resumption}")
+
+    def explore(self, row: npt.NDArray[np.float64], trial: int, segment: int, step: int) -> npt.NDArray[np.float64]:
+        """The row (d,) of a recipient, made of its donor's."""
+        return row
+
+    @abstractmethod
+    def released(self) -> Sequence[str]:
+        """The checkpoints given to `saved` that no decision can need any more, each once, since the last call."""
+
+
+def check_integer(name: str, value: object, at_least: int) -> None:
+    """Raise `InvalidArgument` unless `value` is an integer >= `at_least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < at_least:
+        raise InvalidArgument(f"{name} must be an integer >= {at_least}, got {value!r}")
+
+
+def check_real(name: str, value: object, low: float, high: float) -> None:
+    """Raise `InvalidArgument` unless `value` is a number in [low, high]."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not low <= float(value) <= high:
+        raise InvalidArgument(f"{name} must be a number in [{low}, {high}], got {value!r}")

@@ -1,0 +1,54 @@
+"""FIFO: every trial runs to its own end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asynctune._core import Table
+from asynctune.records import Action
+from asynctune.schedulers.base import BoundScheduler, Scheduler, Verdict
+
+__all__ = ["FIFO"]
+
+_GO_ON = Verdict(Action.CONTINUE, None, ())
+
+
+@dataclass(frozen=True)
+class FIFO(Scheduler):
+    """First in, first out: no trial is stopped or paused."""
+
+    def bind(
+        self,
+        *,
+        seed: int = 0,
+        num_trials: int | None = None,
+        num_slots: int | None = None,
+        table: Table | None = None,
+    ) -> "BoundFIFO":
+        return BoundFIFO()
+
+
+class BoundFIFO(BoundScheduler):
+    """Never a decision."""
+
+    def __init__(self) -> None:
+        self._released: list[str] = []
+
+    def begin(self, trial: int) -> None:
+        return None
+
+    def report(self, trial: int, step: int, score: float) -> Verdict:
+        return _GO_ON
+
+    def retried(self, trial: int, step: int) -> None:
+        return None
+
+    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+        return ()
+
+    def saved(self, trial: int, step: int, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self._released.append(checkpoint)
+
+    def released(self) -> list[str]:
+        released, self._released = self._released, []
+        return released

@@ -1,0 +1,149 @@
+"""PBT: population-based training, decided when a member's turn comes.
+
+Jaderberg et al., Population Based Training of Neural Networks, 2017 (arXiv:1711.09846).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from asynctune._core import EXPLORE, Generations, Stream, Table
+from asynctune.errors import InvalidArgument
+from asynctune.records import Action
+from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict, check_integer, check_real
+
+__all__ = ["PBT", "BoundPBT"]
+
+
+@dataclass(frozen=True)
+class PBT(Scheduler):
+    """Population-based training: at each interval the worst members go on as perturbed copies of the best.
+
+    The population is the study's `num_trials`. Members are compared at equal depth, and decided on when their turn comes again,
+    the least trained first. At `max_resource` a member completes; the population trains `num_trials * max_resource` steps in all.
+
+    Args:
+        perturbation_interval: steps from one decision to the next, an integer >= 1.
+        max_resource: the step at which a member completes, an integer >= 1.
+        quantile_fraction: in [0, 0.5]; of n members at an interval, the worst k = min(n // 2, max(1, floor(quantile_fraction * n)))
+            take over from the best k.
+        resample_probability: in [0, 1]; with it a hyperparameter is drawn anew instead of perturbed.
+        perturbation_factor: > 1; a hyperparameter is multiplied or divided by it.
+        burn_in: steps before the first decision, an integer >= 0.
+        synchronous: whether everyone waits at each interval; None: if there is a slot for every member.
+
+    Raises:
+        InvalidArgument: an argument breaks its rule.
+    """
+
+    perturbation_interval: int
+    max_resource: int
+    quantile_fraction: float = 0.25
+    resample_probability: float = 0.25
+    perturbation_factor: float = 1.2
+    burn_in: int = 0
+    synchronous: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("perturbation_interval", self.perturbation_interval, at_least=1)
+        check_integer("max_resource", self.max_resource, at_least=1)
+        check_real("quantile_fraction", self.quantile_fraction, 0, 0.5)
+        check_real("resample_probability", self.resample_probability, 0, 1)
+        check_real("perturbation_factor", self.perturbation_factor, 1, math.inf)
+        if not 1 < self.perturbation_factor < math.inf:
+            raise InvalidArgument(f"perturbation_factor must be > 1 and finite, got {self.perturbation_factor!r}")
+        check_integer("burn_in", self.burn_in, at_least=0)
+        if self.synchronous not in (None, True, False):
+            raise InvalidArgument(f"synchronous must be True, False or None, got {self.synchronous!r}")
+
+    def bind(
+        self,
+        *,
+        seed: int = 0,
+        num_trials: int | None = None,
+        num_slots: int | None = None,
+        table: Table | None = None,
+    ) -> "BoundPBT":
+        if num_trials is None:
+            raise InvalidArgument("PBT needs num_trials, the size of its population, got None")
+        if table is None:
+            raise InvalidArgument("PBT needs the table of its search space, got None")
+        barrier = self.synchronous
+        if barrier is None:
+            barrier = num_slots is not None and num_slots >= num_trials
+        return BoundPBT(self, seed, num_trials, barrier, table)
+
+
+class BoundPBT(BoundScheduler):
+    """One run's population. A depth is a number of intervals."""
+
+    new_first: ClassVar[bool] = True
+
+    def __init__(self, spec: PBT, seed: int, population: int, barrier: bool, table: Table) -> None:
+        self.max_resource: int = spec.max_resource
+        self._interval = spec.perturbation_interval
+        self._first = max(1, -(-spec.burn_in // spec.perturbation_interval))
+        self._resample_probability = spec.resample_probability
+        self._factor = spec.perturbation_factor
+        self._seed = seed
+        self._table = table
+        self._completed = bytearray(population)  # by trial: whether it is recorded at max_resource
+        depths = (spec.max_resource - 1) // spec.perturbation_interval
+        self._generations = Generations(population, depths, spec.quantile_fraction, seed, barrier)
+
+    def begin(self, trial: int) -> int:
+        return self._due(self._first)
+
+    def report(self, trial: int, step: int, score: float) -> Verdict:
+        if step >= self.max_resource:
+            recorded = () if self._completed[trial] else (self.max_resource,)
+            self._completed[trial] = True
+            return Verdict(Action.STOP, None, recorded)
+        depth = step // self._interval
+        recorded = ()
+        if depth >= self._first and self._generations.record(trial, depth, score):
+            recorded = (depth * self._interval,)
+        if self._generations.undecided_depth(trial) is not None:
+            return Verdict(Action.PAUSE, None, recorded)
+        return Verdict(Action.CONTINUE, self._next(trial), recorded)
+
+    def retried(self, trial: int, step: int) -> int:
+        undecided = self._generations.undecided_depth(trial)
+        return self._next(trial) if undecided is None else self._due(undecided)
+
+    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+        self._generations.leave(trial)
+        return ()
+
+    def saved(self, trial: int, step: int, checkpoint: str | None) -> None:
+        self._generations.save(trial, step, checkpoint)
+
+    def resumable(self, warm: int | None = None) -> Resumption | None:
+        trial = self._generations.next(warm)
+        if trial is None:
+            return None
+        depth = self._generations.undecided_depth(trial)
+        assert depth is not None
+        until = self._due(depth + 1)
+        donor = self._generations.donor(trial)
+        return Resumption(trial, until) if donor is None else Resumption(trial, until, *donor)
+
+    def resume(self, resumption: Resumption) -> None:
+        self._generations.advance(resumption.trial)
+
+    def explore(self, row: npt.NDArray[np.float64], trial: int, segment: int, step: int) -> npt.NDArray[np.float64]:
+        stream = Stream(self._seed, EXPLORE, trial, segment, step)
+        return self._table.explore(row, stream, self._resample_probability, self._factor)
+
+    def released(self) -> list[str]:
+        return self._generations.released()
+
+    def _due(self, depth: int) -> int:
+        return min(depth * self._interval, self.max_resource)
+
+    def _next(self, trial: int) -> int:
+        return self._due(max(self._first, self._generations.passed_depth(trial) + 1))

@@ -1,0 +1,198 @@
+"""Reference: the rules of ASHA and of PBT's truncation selection, written to be read. The specification of the core.
+
+Everything is a list that is sorted anew for each question. Scores are oriented: larger is better; those that are not
+finite are the worst; ties go to the earlier report.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+def rank(results: dict[int, float]) -> list[int]:
+    """Trials from the best to the worst; `results` maps trials to scores in the order of arrival, and sorting is stable."""
+    return sorted(results, key=lambda trial: -results[trial])
+
+
+def oriented(score: float) -> float:
+    return score if math.isfinite(score) else -math.inf
+
+
+class ASHA:
+    """Asynchronous successive halving with one bracket (Li et al., MLSys 2020), both types."""
+
+    def __init__(self, levels: list[int], reduction_factor: int, promotion: bool) -> None:
+        self.levels = levels
+        self.eta = reduction_factor
+        self.promotion = promotion
+        self.results: list[dict[int, float]] = [{} for _ in levels]  # by rung: trial -> score
+        self.promoted: set[tuple[int, int]] = set()  # (trial, rung)
+        self.offered: set[tuple[int, int]] = set()
+        self.stopped: set[int] = set()
+        self.ended: set[int] = set()
+
+    def recorded(self, trial: int) -> int:
+        """At how many rungs the trial is recorded."""
+        return sum(trial in rung for rung in self.results)
+
+    def goes_on(self, trial: int) -> bool:
+        rung = self.recorded(trial) - 1
+        if trial in self.ended or trial in self.stopped or rung == len(self.levels) - 1:
+            return False
+        return rung < 0 or not self.promotion or (trial, rung) in self.promoted
+
+    def due(self, trial: int) -> int:
+        """The level that the trial is on its way to, or where it is held."""
+        return self.levels[self.recorded(trial) - (not self.goes_on(trial))]
+
+    def report(self, trial: int, step: int, score: float) -> list[int]:
+        """Record a score. Return the levels at which it now counts."""
+        if trial in self.ended or trial in self.stopped:
+            return []
+        reached: list[int] = []
+        for rung, level in enumerate(self.levels):
+            if level > step or trial in self.results[rung]:
+                continue
+            self.results[rung][trial] = oriented(score)
+            reached.append(level)
+            if self.promotion:
+                self.promoted |= {(trial, below) for below in range(rung)}
+            elif not self.among_best(trial, rung, at_least=1):
+                self.stopped.add(trial)
+                break
+        return reached
+
+    def among_best(self, trial: int, rung: int, at_least: int) -> bool:
+        results = self.results[rung]
+        best = rank(results)[: max(at_least, len(results) // self.eta)]
+        return trial in best and math.isfinite(results[trial])
+
+    def offer(self, trial: int) -> None:
+        """The trial is saved: it may be promoted from here on."""
+        if self.promotion and self.recorded(trial) and not self.goes_on(trial):
+            self.offered.add((trial, self.recorded(trial) - 1))
+
+    def promotable(self) -> int | None:
+        """Algorithm 2: from the top rung down, the best of all ever recorded, less those already promoted."""
+        for rung in reversed(range(len(self.levels) - 1)):
+            for trial in rank(self.results[rung]):
+                waits = (trial, rung) in self.offered - self.promoted and trial not in self.ended
+                if waits and self.among_best(trial, rung, at_least=0):
+                    return trial
+        return None
+
+    def promote(self, trial: int) -> None:
+        self.promoted.add((trial, self.recorded(trial) - 1))
+
+    def finish(self, trial: int, failed: bool) -> list[int]:
+        """The trial has ended. Return the levels at which it now counts as the worst: the one that it was on its way to."""
+        levels = []
+        if failed and self.goes_on(trial):
+            rung = self.recorded(trial)
+            self.results[rung][trial] = -math.inf
+            levels = [self.levels[rung]]
+        self.ended.add(trial)
+        return levels
+
+
+@dataclass
+class Triple:
+    """What is known of a member at a depth. `step` is that of the checkpoint."""
+
+    score: float
+    checkpoint: str | None = None
+    step: int = 0
+
+
+@dataclass
+class PBT:
+    """Population-based training: truncation selection at equal depth, decided when a member's turn comes."""
+
+    population: int
+    interval: int
+    max_resource: int
+    quantile_fraction: float
+    burn_in: int
+    barrier: bool
+    turn: Callable[[int, int], float]  # (trial, depth) -> its place in the order drawn for that depth
+    triples: dict[int, dict[int, Triple]] = field(default_factory=dict)  # depth -> trial -> triple
+    waiting: set[int] = field(default_factory=set)
+    gone: set[int] = field(default_factory=set)
+    passed: dict[int, int] = field(default_factory=dict)  # trial -> the depth at which it was last decided on
+    kept: dict[str, int] = field(default_factory=dict)  # checkpoint -> depth
+
+    def recorded(self, trial: int) -> int:
+        return max((depth for depth, triples in self.triples.items() if trial in triples), default=0)
+
+    def undecided(self, trial: int) -> bool:
+        return self.recorded(trial) > self.passed.get(trial, 0)
+
+    def due(self, trial: int) -> int:
+        """The next step at which the member is decided on."""
+        depth = self.recorded(trial) if self.undecided(trial) else self.passed.get(trial, 0) + 1
+        while depth * self.interval < self.burn_in:
+            depth += 1
+        return min(depth * self.interval, self.max_resource)
+
+    def report(self, trial: int, step: int, score: float) -> list[int]:
+        """Record a score. Return the levels at which it now counts."""
+        depth = step // self.interval
+        level = depth * self.interval
+        if step >= self.max_resource or level < max(self.burn_in, self.interval):
+            return []
+        if trial in self.waiting | self.gone or depth <= self.recorded(trial):
+            return []
+        self.triples.setdefault(depth, {})[trial] = Triple(oriented(score))
+        return [level]
+
+    def saved(self, trial: int, step: int, checkpoint: str | None) -> None:
+        waits = self.undecided(trial) and trial not in self.waiting | self.gone
+        if checkpoint is not None:
+            self.kept[checkpoint] = self.recorded(trial) if waits else 0
+        if waits:
+            triple = self.triples[self.recorded(trial)][trial]
+            triple.checkpoint, triple.step = checkpoint, step
+            self.waiting.add(trial)
+
+    def live(self) -> set[int]:
+        return set(range(self.population)) - self.gone
+
+    def resumable(self, warm: int | None) -> int | None:
+        """The least-trained member that waits; at a barrier only when everyone alive has arrived there."""
+        if not self.waiting:
+            return None
+        depth = min(map(self.recorded, self.waiting))
+        arrived = [self.recorded(t) if t in self.waiting else self.passed.get(t, 0) for t in self.live()]
+        if self.barrier and min(arrived) < depth:
+            return None
+        equals = [trial for trial in self.waiting if self.recorded(trial) == depth]
+        return warm if warm in equals else min(equals, key=lambda trial: self.turn(trial, depth))
+
+    def donors(self, trial: int) -> dict[int, Triple]:
+        """From whom a waiting member takes over, each as likely; nobody: it goes on unchanged."""
+        triples = self.triples[self.recorded(trial)]
+        # At a barrier the results of one depth are simultaneous: ties go to the lower member.
+        order = sorted(triples) if self.barrier else list(triples)
+        ranks = rank({member: triples[member].score for member in order})
+        n = len(ranks)
+        k = min(n // 2, max(1, math.floor(self.quantile_fraction * n)))
+        if trial not in ranks[n - k :]:
+            return {}
+        best = {member: triples[member] for member in ranks[:k]}
+        return {m: t for m, t in best.items() if t.checkpoint is not None and math.isfinite(t.score)}
+
+    def resume(self, trial: int) -> None:
+        self.waiting.remove(trial)
+        self.passed[trial] = self.recorded(trial)
+
+    def finish(self, trial: int) -> None:
+        self.waiting.discard(trial)
+        self.gone.add(trial)
+
+    def released(self) -> set[str]:
+        """The checkpoints of depths that everyone alive has passed, each once."""
+        floor = min((self.passed.get(trial, 0) for trial in self.live()), default=math.inf)
+        released = {checkpoint for checkpoint, depth in self.kept.items() if depth <= floor}
+        for checkpoint in released:
+            del self.kept[checkpoint]
+        return released
