@@ -1,0 +1,49 @@
+"""Searcher: what a study asks of a search method.
+
+A searcher is a specification: immutable, comparable, checked when made. `bind` makes the object with state that one study owns.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from asynctune.space import Space
+
+__all__ = ["BoundSearcher", "Row", "Searcher", "Suggestion"]
+
+Row = npt.NDArray[np.float64]
+Suggestion = Callable[[], Row]
+"""A picklable call that returns a row (d,). Everything it needs is inside: it may run here, in a thread, or in another process."""
+
+
+class BoundSearcher(Protocol):
+    """A search method at work for one study. Scores are oriented: larger is better."""
+
+    background: bool
+    """Whether suggestions may be slow at all, so that another process for them is worth while."""
+
+    def prepare(self, trial: int) -> Suggestion:
+        """The suggestion for a new trial, made of what is known now."""
+
+    def slow(self, trial: int) -> bool:
+        """Whether the call that `prepare` would return now may take more than a millisecond."""
+
+    def started(self, trial: int, row: Row) -> None:
+        """A trial exists now, with this configuration, a row (d,)."""
+
+    def observe(self, trial: int, level: int, score: float) -> None:
+        """A trial's score at a level, a larger one being closer to the end; level 0: its final value, and then there is no other."""
+
+    def ended(self, trial: int, failed: bool) -> None:
+        """No more observations of a trial will come."""
+
+
+class Searcher(ABC):
+    """A search method and its parameters."""
+
+    @abstractmethod
+    def bind(self, *, space: Space, seed: int, num_trials: int | None) -> BoundSearcher:
+        """The method at work for one study; num_trials is None where only time limits it."""

@@ -1,0 +1,51 @@
+"""Random search: every configuration is drawn from the space by itself."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from asynctune._core import SAMPLE, Stream, Table
+from asynctune.searchers.base import Row, Searcher, Suggestion
+from asynctune.space import Space
+
+__all__ = ["BoundRandom", "Random", "draw"]
+
+
+def draw(table: Table, seed: int, trial: int) -> Row:
+    """The row (d,) that a trial gets by chance: the same whatever the number of slots and the order of events."""
+    return table.sample(Stream(seed, SAMPLE, trial))
+
+
+@dataclass(frozen=True)
+class Random(Searcher):
+    """Random search: each hyperparameter is drawn from its domain.
+
+    Bergstra and Bengio, "Random search for hyper-parameter optimization", JMLR 13 (2012).
+    """
+
+    def bind(self, *, space: Space, seed: int, num_trials: int | None) -> "BoundRandom":
+        return BoundRandom(space.table, seed)
+
+
+class BoundRandom:
+    """Random search at work: it has no state, and learns nothing."""
+
+    background = False
+
+    def __init__(self, table: Table, seed: int) -> None:
+        self._table = table
+        self._seed = seed
+
+    def prepare(self, trial: int) -> Suggestion:
+        return partial(draw, self._table, self._seed, trial)
+
+    def slow(self, trial: int) -> bool:
+        return False
+
+    def started(self, trial: int, row: Row) -> None:
+        pass
+
+    def observe(self, trial: int, level: int, score: float) -> None:
+        pass
+
+    def ended(self, trial: int, failed: bool) -> None:
+        pass

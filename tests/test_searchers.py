@@ -1,0 +1,317 @@
+"""Searchers: random search, and HyperOpt's TPE under concurrency and early stopping."""
+
+import math
+import pickle
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asynctune import space as at
+from asynctune._core import SAMPLE, Stream
+from asynctune.errors import InvalidArgument
+from asynctune.searchers import BoundSearcher, HyperOpt, Random, Searcher
+from asynctune.searchers import hyperopt as room
+from asynctune.searchers.base import Row
+
+SQUARE = at.Space({"x": at.uniform(0, 1), "y": at.uniform(0, 1)})
+RICH = at.Space(
+    {
+        "lr": at.loguniform(1e-5, 1e-1),
+        "batch": at.ordinal([32, 64, 128]),
+        "layers": at.randint(1, 5),
+        "width": at.lograndint(1, 500),
+        "bias": at.normal(5.0, 2.0),
+        "dropout": at.quniform(0.25, 0.7, 0.1),
+        "decay": at.qloguniform(0.15, 100, 0.1),
+        "only": at.randint(3, 4),
+        "act": at.choice(["relu"]),
+        "constant": 0.1,
+        "optimizer": at.choice(
+            [
+                {"name": "sgd", "momentum": at.uniform(0, 0.99), "nesterov": at.choice([True, False])},
+                {
+                    "name": "adam",
+                    "beta": at.uniform(0.5, 0.99),
+                    "schedule": at.choice([{"warmup": at.randint(1, 9)}, None]),
+                },
+                "lbfgs",
+            ]
+        ),
+    }
+)
+
+
+def score(row: Row) -> float:
+    return -float(np.nansum((row - 0.3) ** 2))
+
+
+def bind(searcher: Searcher, space: at.Space = SQUARE, seed: int = 0, num_trials: int | None = None) -> BoundSearcher:
+    return searcher.bind(space=space, seed=seed, num_trials=num_trials)
+
+
+def suggest(bound: BoundSearcher, trial: int) -> Row:
+    """Suggest a trial and start it."""
+    row = bound.prepare(trial)()
+    bound.started(trial, row)
+    return row
+
+
+def train(bound: BoundSearcher, trials: range, level: int = 0) -> list[Row]:
+    """Suggest trials one after the other, and give each its score at a level."""
+    rows = []
+    for trial in trials:
+        rows.append(suggest(bound, trial))
+        bound.observe(trial, level, score(rows[-1]))
+        bound.ended(trial, failed=False)
+    return rows
+
+
+def start_with(bound: BoundSearcher, scores: dict[tuple[float, float], float], level: int, first: int = 0) -> None:
+    """Trials that ended with given scores at a level."""
+    for trial, (point, value) in enumerate(scores.items(), start=first):
+        bound.started(trial, np.array(point))
+        bound.observe(trial, level, value)
+        bound.ended(trial, failed=False)
+
+
+def test_importing_the_searchers_does_not_import_hyperopt() -> None:
+    code = "import asynctune.searchers, sys; print({'hyperopt', 'scipy', 'networkx', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+def test_random_suggestions_do_not_depend_on_slots_or_order() -> None:
+    ahead, one_by_one = bind(Random(), RICH, seed=3), bind(Random(), RICH, seed=3)
+    calls = [ahead.prepare(trial) for trial in range(8)]
+    for trial in range(8):
+        row = suggest(one_by_one, trial)
+        np.testing.assert_array_equal(calls[trial](), row)
+        np.testing.assert_array_equal(row, RICH.table.sample(Stream(3, SAMPLE, trial)))
+        assert not one_by_one.slow(trial)
+        one_by_one.observe(trial, 0, 1.0)
+    assert not np.array_equal(bind(Random(), RICH, seed=4).prepare(0)(), calls[0](), equal_nan=True)
+
+
+def test_of_twenty_trials_only_five_are_random() -> None:
+    bound = bind(HyperOpt(), num_trials=20)
+    slow = []
+    for trial in range(20):
+        slow.append(bound.slow(trial))
+        train(bound, range(trial, trial + 1))
+    assert slow == [False] * 5 + [True] * 15
+    rows, chance = train(bind(HyperOpt(), num_trials=20), range(20)), train(bind(Random()), range(20))
+    assert [np.array_equal(row, by_chance) for row, by_chance in zip(rows, chance, strict=True)] == [True] * 5 + [
+        False
+    ] * 15
+
+
+@pytest.mark.parametrize(("num_trials", "startup"), [(None, 20), (1, 5), (40, 10), (1000, 20)])
+def test_the_start_up_follows_the_number_of_trials(num_trials: int | None, startup: int) -> None:
+    bound = bind(HyperOpt(), num_trials=num_trials)
+    train(bound, range(startup - 1))
+    assert not bound.slow(startup - 1)
+    train(bound, range(startup - 1, startup))
+    assert bound.slow(startup)
+
+
+def test_trials_without_a_finite_value_do_not_end_the_start_up() -> None:
+    bound = bind(HyperOpt(startup=5))
+    for trial in range(64):
+        suggest(bound, trial)
+    for trial, value in enumerate([math.nan, math.inf, -math.inf, 1.0, 2.0, 3.0, 4.0]):
+        bound.observe(trial, 0, value)
+    for trial in range(20, 30):
+        bound.ended(trial, failed=True)
+    assert not bound.slow(64)
+    bound.observe(7, 0, 5.0)
+    assert bound.slow(64)
+
+
+def test_suggestions_that_run_at_the_same_time_do_not_collapse() -> None:
+    def cells(starts: bool) -> int:
+        bound = bind(HyperOpt())
+        train(bound, range(30))
+        rows = []
+        for trial in range(30, 94):
+            rows.append(bound.prepare(trial)())
+            if starts:
+                bound.started(trial, rows[-1])
+        return len({tuple((row * 5).astype(int)) for row in rows})
+
+    # Of 25 cells: about 20 with the liar, about 5 without.
+    assert cells(starts=True) >= 14
+    assert cells(starts=False) <= 8, "this test would pass without a liar"
+
+
+def test_many_running_trials_never_count_as_better() -> None:
+    bound = bind(HyperOpt(startup=2, gamma=1.0))
+    start_with(bound, {(0.2, 0.2): 1.0, (0.8, 0.8): 0.0}, level=0)
+    alone = split(bound.prepare(1000))
+    for trial in range(2, 200):
+        bound.started(trial, np.array([0.5, 0.5]))
+    crowded = [bound.prepare(trial) for trial in range(1000, 1020)]
+    assert (alone, split(crowded[0])) == ((2, 0), (2, 198))
+    assert not [row for row in (call() for call in crowded) if np.all(np.abs(row - 0.5) < 0.1)], "the liars attract"
+
+
+def split(call: Any) -> tuple[int, int]:
+    """How many better and other trials a model's suggestion is made of."""
+    _, rows, better, _, _ = call.args
+    return int(better.sum()), len(rows) - int(better.sum())
+
+
+def test_suggestions_are_of_the_space_whatever_its_domains() -> None:
+    bound = bind(HyperOpt(startup=5), RICH, seed=1)
+    seen = set()
+    for trial in range(40):
+        row = suggest(bound, trial)
+        config = RICH.decode(row)
+        np.testing.assert_array_equal(RICH.encode(config), row)
+        seen.add(str(config["optimizer"])[:12])
+        # Ends of the domains are what is best, so that candidates crowd there.
+        bound.observe(trial, 0, float(np.nansum(row[:8])))
+        bound.ended(trial, failed=False)
+    assert len(seen) == 3
+
+
+def test_a_single_nested_hyperparameter_without_observations_is_no_trouble() -> None:
+    space = at.Space({"model": at.choice(["linear", {"name": "tree", "depth": at.randint(1, 9)}])})
+    bound = bind(HyperOpt(startup=5), space)
+    for trial in range(12):
+        row = np.array([0.0, np.nan])
+        bound.started(trial, row)
+        bound.observe(trial, 0, float(trial))
+    for trial in range(12, 40):
+        space.check(space.decode(suggest(bound, trial)))
+
+
+def test_tpe_is_better_than_chance_on_a_quadratic() -> None:
+    def regret(searcher: Searcher, seed: int) -> float:
+        return -max(map(score, train(bind(searcher, seed=seed, num_trials=40), range(40))))
+
+    tpe, chance = ([regret(searcher, seed) for seed in range(10)] for searcher in (HyperOpt(), Random()))
+    assert np.exp(np.mean(np.log(tpe))) < 0.6 * np.exp(np.mean(np.log(chance)))
+    assert sum(ours < theirs for ours, theirs in zip(tpe, chance, strict=True)) >= 7
+
+
+def test_the_same_history_gives_the_same_suggestion_in_a_thread_and_in_another_process() -> None:
+    bound = bind(HyperOpt(startup=5), RICH)
+    train(bound, range(12))
+    call = bound.prepare(12)
+    here = call()
+    np.testing.assert_array_equal(call(), here)
+    with ThreadPoolExecutor(4) as threads:
+        for row in threads.map(lambda _: call(), range(8)):
+            np.testing.assert_array_equal(row, here)
+    code = "import pickle, sys; sys.stdout.buffer.write(pickle.dumps(pickle.load(sys.stdin.buffer)()))"
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, input=pickle.dumps(call), check=True, capture_output=True)
+    assert done.stderr == b"", "hyperopt printed or logged"
+    np.testing.assert_array_equal(pickle.loads(done.stdout), here)
+
+
+def test_seeds_and_trials_get_suggestions_of_their_own() -> None:
+    bounds = [bind(HyperOpt(startup=5), seed=seed) for seed in (1, 2)]
+    for bound in bounds:
+        start_with(bound, {(i / 9, 1 - i / 9): float(i) for i in range(10)}, level=0)
+    rows = [bounds[0].prepare(10)(), bounds[0].prepare(11)(), bounds[1].prepare(10)()]
+    assert len({tuple(row) for row in rows}) == 3
+
+
+GOOD_ON_THE_LEFT = {(0.1 + i / 100, 0.5): -float(i) for i in range(10)} | {
+    (0.6 + i / 30, 0.5): -50.0 - i for i in range(10)
+}
+SHOTS_AT_THE_RIGHT = {(0.9 + i / 1000, 0.5): 1000.0 + i for i in range(15)}
+
+
+def test_a_trial_that_stopped_early_is_not_compared_with_one_that_went_far() -> None:
+    stopped, absent = bind(HyperOpt()), bind(HyperOpt())
+    for bound in (stopped, absent):
+        start_with(bound, GOOD_ON_THE_LEFT, level=27)
+    start_with(stopped, SHOTS_AT_THE_RIGHT, level=3, first=100)
+    for trial in range(200, 220):
+        np.testing.assert_array_equal(stopped.prepare(trial)(), absent.prepare(trial)())
+    assert np.mean([stopped.prepare(trial)()[0] for trial in range(200, 220)]) < 0.5
+
+
+def test_a_paused_trial_with_a_value_further_down_is_no_liar() -> None:
+    bound = bind(HyperOpt())
+    start_with(bound, GOOD_ON_THE_LEFT, level=27)
+    before = split(bound.prepare(300))
+    for trial in range(100, 200):
+        bound.started(trial, np.array([0.5, 0.5]))
+        bound.observe(trial, 3, 1.0)
+    assert split(bound.prepare(300)) == before
+
+
+def test_the_model_moves_up_only_when_enough_trials_are_there() -> None:
+    bound = bind(HyperOpt())
+    start_with(bound, SHOTS_AT_THE_RIGHT | GOOD_ON_THE_LEFT, level=1)
+    assert bound.prepare(100)()[0] > 0.8
+    for trial in range(15, 34):  # of those on the left, now further up
+        bound.observe(trial, 9, float(-trial))
+    assert bound.prepare(100)()[0] > 0.8
+    bound.observe(34, 9, -99.0)
+    assert np.median([bound.prepare(trial)()[0] for trial in range(100, 110)]) < 0.5
+
+
+def test_a_failed_trial_counts_as_worst_however_it_failed() -> None:
+    rows = []
+    for how in ("failed", "nan", "both"):
+        bound = bind(HyperOpt())
+        start_with(bound, GOOD_ON_THE_LEFT, level=0)
+        for trial in range(20, 40):
+            bound.started(trial, np.array([0.15, 0.5]))
+            if how != "failed":
+                bound.observe(trial, 0, math.nan)
+            bound.ended(trial, failed=how != "nan")
+        assert split(bound.prepare(40))[1] == 38
+        rows.append([bound.prepare(trial)() for trial in range(40, 45)])
+    np.testing.assert_array_equal(rows[0], rows[1])
+    np.testing.assert_array_equal(rows[0], rows[2])
+
+
+def test_a_long_history_keeps_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_WINDOW", 30)
+    bound = bind(HyperOpt())
+    start_with(bound, GOOD_ON_THE_LEFT, level=0)
+    start_with(bound, {(0.9, i / 200): -1000.0 - i for i in range(100)}, level=0, first=20)
+    assert split(bound.prepare(120)) == (3, 30)
+    assert np.median([bound.prepare(trial)()[0] for trial in range(120, 130)]) < 0.5
+
+
+def test_a_suggestion_leaves_filters_and_floating_point_settings_alone() -> None:
+    bound = bind(HyperOpt(startup=5), RICH)
+    train(bound, range(8))
+    before = list(warnings.filters), np.geterr()
+    bound.prepare(8)()
+    assert (list(warnings.filters), np.geterr()) == before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"startup": 0}, "startup must be an integer >= 1, got 0"),
+        ({"startup": 2.5}, "startup must be an integer >= 1, got 2.5"),
+        ({"candidates": 0}, "candidates must be an integer >= 1, got 0"),
+        ({"candidates": None}, "candidates must be an integer >= 1, got None"),
+        ({"gamma": 0}, r"gamma must be in \(0, 1\], got 0"),
+        ({"gamma": math.nan}, r"gamma must be in \(0, 1\], got nan"),
+        ({"gamma": "0.25"}, r"gamma must be in \(0, 1\], got '0.25'"),
+    ],
+)
+def test_impossible_parameters_are_refused(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        HyperOpt(**parameters)
+
+
+def test_specifications_are_comparable_and_their_repr_can_be_pasted() -> None:
+    assert HyperOpt(startup=7) == HyperOpt(startup=7) != HyperOpt()
+    assert Random() == Random()
+    for searcher in (Random(), HyperOpt(startup=3, gamma=0.5)):
+        assert eval(repr(searcher)) == searcher
