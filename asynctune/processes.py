@@ -1,0 +1,279 @@
+"""Processes: the only room that starts, signals or reaps a process."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import asynctune
+from asynctune._wire import Decoder, End, FromWorker, Ready, Run, Save, ToWorker, encode
+from asynctune.errors import ProtocolError, WorkerDied
+from asynctune.worker.job import run_job
+from asynctune.worker.session import Session
+
+__all__ = ["InlineWorker", "Worker"]
+
+# The package comes from where the driver has it, which may be nowhere that a new interpreter looks; all that it imports is
+# looked for in the usual places first. `-P` keeps the current directory out of these: a `random.py` in it is no module of ours.
+_BOOTSTRAP = """\
+import sys
+root, descriptor = sys.argv[1:]
+del sys.argv[1:]
+sys.path.insert(0, root)
+import asynctune
+sys.path.append(sys.path.pop(0))
+from asynctune.worker.__main__ import main
+main(int(descriptor))
+"""
+_ROOT = str(Path(asynctune.__file__).absolute().parent.parent)
+
+#: How long, in seconds, the kernel may take to end a process that was sent SIGKILL before it is left to itself.
+_KILL_TIME = 5.0
+
+
+class Worker(asyncio.SubprocessProtocol):
+    """A worker process, the leader of its own session and process group."""
+
+    def __init__(self, log: Path, on_frame: Callable[[FromWorker], None], on_death: Callable[[str], None]) -> None:
+        self._log = log
+        self._on_frame = on_frame
+        self._on_death: Callable[[str], None] | None = on_death
+        self._decoder = Decoder[FromWorker](FromWorker)
+        self._ready = False
+        self._reaped = asyncio.Event()
+        self._cause: str | None = None  # why we killed it, if we did
+        self._process: asyncio.SubprocessTransport | None = None
+        self._connection: asyncio.Transport | None = None
+        self._socket, self._theirs = socket.socketpair()
+        self._socket.setblocking(False)
+
+    @classmethod
+    async def spawn(
+        cls,
+        environment: Mapping[str, str],
+        log: Path,
+        on_frame: Callable[[FromWorker], None],
+        on_death: Callable[[str], None],
+    ) -> "Worker":
+        """Start a worker.
+
+        Args:
+            environment: what its environment has beyond the driver's.
+            log: the file that its stdout and stderr are appended to.
+            on_frame: called with each frame from it, in order; first comes `Ready`.
+            on_death: called once, after the last frame, with a phrase that says how it ended, as in "exited with code 3"; never
+                after `close`.
+
+        Both are called from the event loop, never before this has returned. An `on_frame` that raises is reported
+        to the loop's exception handler, and ends the connection and so the worker.
+
+        Raises:
+            WorkerDied: the process cannot be started.
+            OSError: the log cannot be opened.
+        """
+        loop = asyncio.get_running_loop()
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        worker = cls(log, on_frame, on_death)
+        descriptor = worker._theirs.fileno()
+        try:
+            await loop.subprocess_exec(
+                lambda: worker,
+                *(sys.executable, "-P", "-c", _BOOTSTRAP, _ROOT, str(descriptor)),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **environment},
+                pass_fds=(descriptor,),
+                start_new_session=True,
+            )
+            # Last, so that no frame is read before the caller has the worker.
+            worker._connection, _ = await loop.create_unix_connection(lambda: _Connection(worker), sock=worker._socket)
+        except BaseException as error:
+            await worker.close(0.0)
+            if isinstance(error, OSError):
+                raise WorkerDied(f"did not start: {error}") from error
+            raise
+        finally:
+            worker._theirs.close()
+            os.close(output)
+        if worker._reaped.is_set():
+            loop.call_soon(worker._bury)
+        return worker
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.get_pid()
+
+    def send(self, frame: ToWorker) -> None:
+        """Send a frame; to a worker that has died, without effect."""
+        if self._connection is not None and not self._connection.is_closing():
+            self._connection.write(encode(frame))
+
+    def kill(self, cause: str = "killed by asynctune") -> None:
+        """Kill the worker and all that it started in its process group, at once; `on_death` follows, with `cause`."""
+        if not self._reaped.is_set():
+            self._cause = self._cause or cause
+            self._signal(signal.SIGKILL)
+
+    async def close(self, grace: float) -> None:
+        """End the worker: hang up, after `grace` seconds send SIGTERM, after as long again SIGKILL; wait until it is reaped."""
+        self._on_death = None
+        if self._connection is None:
+            self._socket.close()
+        else:
+            self._connection.abort()
+        if self._process is None:
+            return
+        try:
+            if not await self._reaped_within(grace):
+                self._signal(signal.SIGTERM)
+                await self._reaped_within(grace)
+        finally:
+            self.kill()
+            await self._reaped_within(_KILL_TIME)
+            self._process.close()
+
+    async def _reaped_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._reaped.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            try:
+                os.killpg(self._process.get_pid(), number)
+            except (ProcessLookupError, PermissionError):  # the latter on macOS, of a group of zombies
+                pass
+
+    # What the loop calls.
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the worker."""
+        try:
+            frames = self._decoder.feed(data)
+        except ProtocolError as error:
+            self.kill(f"sent {error}")
+            return
+        for frame in frames:
+            self._ready = self._ready or isinstance(frame, Ready)
+            self._on_frame(frame)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._process = transport
+
+    def process_exited(self) -> None:
+        # The pid tells of a death. The socket does not: a child of the worker may hold it open.
+        self._reaped.set()
+        self._signal(signal.SIGKILL)  # what is left of its group
+        if self._connection is not None:
+            self._bury()
+
+    def _bury(self) -> None:
+        """Deliver what the worker still had sent, then say how it ended."""
+        assert self._connection is not None and self._process is not None
+        try:
+            while not self._connection.is_closing() and (data := self._socket.recv(2**18)):
+                self.received(data)
+        except BlockingIOError:
+            pass
+        finally:
+            self._connection.abort()
+            self._process.close()
+            if self._on_death is not None:
+                self._on_death(self._epitaph(self._process.get_returncode()))
+
+    def _epitaph(self, code: int | None) -> str:
+        if self._cause is not None:
+            cause = self._cause
+        elif code is None or code >= 0:
+            cause = f"exited with code {code}"
+        elif -code == signal.SIGKILL:
+            cause = "killed by SIGKILL that asynctune did not send (out of memory?)"
+        else:
+            names = {member.value: member.name for member in signal.Signals}
+            cause = f"killed by {names.get(-code, f'signal {-code}')}"
+        return cause if self._ready else f"did not start: {cause}; its log ends with\n{_tail(self._log)}"
+
+
+class _Connection(asyncio.Protocol):
+    """The driver's end of a worker's socket."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def data_received(self, data: bytes) -> None:
+        self._worker.received(data)
+
+
+def _tail(log: Path) -> str:
+    """The last lines of a log."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 2000))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-10:])
+
+
+class InlineWorker:
+    """A worker that is no process: `send` of a Run trains the trial right there, and `on_frame` is called from within.
+
+    It cannot wait: a trial that is told to pause saves and leaves. A KeyboardInterrupt comes out of `send`.
+    """
+
+    def __init__(self, function: Callable[..., object], on_frame: Callable[[FromWorker], None]) -> None:
+        self._function = function
+        self._channel = _InlineChannel(on_frame)
+        self._session: Session | None = None
+        self._running = False
+
+    def send(self, frame: ToWorker) -> None:
+        frames = self._channel.frames
+        frames.append(frame)
+        if self._running:
+            return
+        self._running = True
+        try:
+            while frames:
+                self._handle(frames.popleft())
+        finally:
+            self._running = False
+
+    def kill(self) -> None:
+        """Without effect: nothing runs outside of `send`."""
+
+    async def close(self, grace: float) -> None:
+        self._session = None
+
+    def _handle(self, frame: ToWorker) -> None:
+        match frame:
+            case Run():
+                self._session = None
+                self._channel.job = frame.job
+                self._session = run_job(self._function, frame, self._channel)
+            case Save(job) if self._session is not None and self._session.run.job == job:
+                self._session.save()
+            case _:
+                pass  # as in a worker: its job is over
+
+
+class _InlineChannel:
+    """A channel whose other end answers within `send`."""
+
+    def __init__(self, on_frame: Callable[[FromWorker], None]) -> None:
+        self.job = 0
+        self.frames: deque[ToWorker] = deque()
+        self.send = on_frame
+
+    def receive(self) -> ToWorker:
+        return self.frames.popleft() if self.frames else End(self.job)
+
+    def poll(self) -> ToWorker | None:
+        return self.frames.popleft() if self.frames else None

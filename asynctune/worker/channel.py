@@ -1,0 +1,97 @@
+"""Channel: how a job talks to the driver."""
+
+import os
+import select
+import signal
+import socket
+import sys
+from _thread import start_new_thread
+from collections import deque
+from typing import NoReturn, Protocol
+
+from asynctune._wire import Decoder, FromWorker, ToWorker, encode
+
+__all__ = ["Channel", "SocketChannel", "flush"]
+
+
+class Channel(Protocol):
+    """Frames to and from the driver, in order."""
+
+    def send(self, frame: FromWorker) -> None: ...
+
+    def receive(self) -> ToWorker:
+        """The next frame; waits for it."""
+
+    def poll(self) -> ToWorker | None:
+        """The next frame if there is one already."""
+
+
+class SocketChannel:
+    """A channel over a connected stream socket. Where the driver has gone, the process ends, wherever that is noticed."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._decoder = Decoder[ToWorker](ToWorker)
+        self._frames: deque[ToWorker] = deque()
+        self._readable = select.poll()
+        self._readable.register(connection, select.POLLIN)
+
+    def send(self, frame: FromWorker) -> None:
+        data = encode(frame)
+        try:
+            self._socket.sendall(data)
+        except OSError:
+            leave()
+
+    def receive(self) -> ToWorker:
+        while not self._frames:
+            self._read()
+        return self._frames.popleft()
+
+    def poll(self) -> ToWorker | None:
+        # One look: a frame that comes in pieces is there at a later look.
+        if not self._frames and self._readable.poll(0):
+            self._read()
+        return self._frames.popleft() if self._frames else None
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(2**16)
+        except OSError:
+            leave()
+        if not data:
+            leave()
+        self._frames += self._decoder.feed(data)
+
+    def watch(self) -> None:
+        """End the process when the driver goes while user code runs, in a thread of its own.
+
+        The parent is looked at too: a process that the driver forked may hold its end of the socket open.
+        """
+        parent = os.getppid()
+        gone = select.poll()
+        gone.register(self._socket, 0)  # nothing but a hang-up or an error
+
+        def wait() -> None:
+            while not gone.poll(1000) and os.getppid() == parent:
+                pass
+            leave()
+
+        start_new_thread(wait, ())
+
+
+def flush() -> None:
+    """Write out what user code printed."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # replaced, on a full disk, or closed by user code
+            pass
+
+
+def leave() -> NoReturn:
+    """End this process at once, with all that user code started in its process group."""
+    flush()
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)

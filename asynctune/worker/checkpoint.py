@@ -1,0 +1,279 @@
+"""Checkpoint: what a trial tracks, as a directory on disk, and back.
+
+A checkpoint is the directory `trial-segment-step`. It holds what `Trial.track` was given, in `state.pt` (torch.save) or `state.msgpack`, and
+what functions given to `Trial.on_save` wrote. Nothing in it is ever unpickled: reading a checkpoint executes nothing.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from asynctune._wire import Run
+from asynctune.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Checkpoints", "transplant"]
+
+#: The hyperparameters of one parameter group of an optimizer, by name.
+Group = dict[str, Any]
+
+#: What learning-rate schedulers add to a group, or hold as a list with one element per group: all in proportion to the group's `lr`.
+_GROUP_RATES = ("initial_lr", "max_lr", "min_lr")
+_SCHEDULER_RATES = ("base_lrs", "_last_lr")
+
+_ARRAY = 1  # MessagePack extension: a numpy array in numpy's own file format
+
+
+class Snapshot(NamedTuple):
+    """What `state.pt` and `state.msgpack` hold."""
+
+    state: dict[str, Any]  # name -> state_dict
+    optimizers: dict[str, Any]  # name -> its class and the groups that its constructor set
+
+
+class Checkpoints:
+    """The checkpoints that one assignment makes, and the one that it begins with."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._objects: dict[str, Any] = {}
+        self._optimizers: dict[str, tuple[str, list[Group]]] = {}
+        self._callbacks: list[Callable[[Path], object]] = []
+        self._restored: Snapshot | None = None
+        self._last: tuple[int, str] | None = None  # step and name of the last one made
+        self._checked = False
+
+    @property
+    def saveable(self) -> bool:
+        """Whether there is anything to save."""
+        return bool(self._objects or self._callbacks)
+
+    def on_save(self, save: "Callable[[Path], object]") -> None:
+        if not callable(save):
+            raise InvalidArgument(f"on_save takes a function of the checkpoint's directory, got {save!r}")
+        self._callbacks.append(save)
+
+    def track(self, objects: dict[str, Any]) -> None:
+        """Save `objects` from now on; restore them if the assignment begins with a checkpoint."""
+        for name, thing in objects.items():
+            if not (callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))):
+                raise InvalidArgument(
+                    f"track takes objects with state_dict and load_state_dict, got {name}={type(thing).__name__}; "
+                    "for others there is on_save"
+                )
+            if name in self._objects:
+                raise InvalidArgument(f"{name!r} is tracked already")
+        for name, thing in objects.items():
+            self._objects[name] = thing
+            if _is_optimizer(thing):
+                self._optimizers[name] = (_class(thing), [hyperparameters(group) for group in thing.param_groups])
+        if self._run.restore is not None:
+            if self._restored is None:
+                self._restored = _read(self._run.restore)
+            for name, thing in objects.items():
+                self._restore(name, thing, self._restored)
+
+    def _restore(self, name: str, thing: Any, snapshot: Snapshot) -> None:
+        if name not in snapshot.state:
+            found = ", ".join(map(repr, snapshot.state)) or "nothing"
+            raise InvalidArgument(f"{name!r} is tracked, but the checkpoint holds {found}")
+        state = snapshot.state.pop(name)  # a large model is not held twice for longer than it must be
+        if name in self._optimizers:
+            kind, new = self._optimizers[name]
+            kind_then, old = snapshot.optimizers.get(name, (None, []))
+            if kind != kind_then:
+                return  # the state of another kind of optimizer means nothing to this one: it begins anew
+            thing.load_state_dict(state)
+            for group, then, now in zip(thing.param_groups, old, new, strict=True):
+                transplant(group, then, now)
+        else:
+            thing.load_state_dict(state)
+            for inner in (thing, *getattr(thing, "_schedulers", ())):
+                self._rescale(inner, snapshot)
+
+    def _rescale(self, scheduler: Any, snapshot: Snapshot) -> None:
+        """A learning-rate scheduler whose optimizer is tracked keeps its place, in proportion to the new rate."""
+        optimizer = getattr(scheduler, "optimizer", None)
+        for name, (kind, new) in self._optimizers.items():
+            if self._objects[name] is optimizer and name in snapshot.optimizers:
+                kind_then, old = snapshot.optimizers[name]
+                if kind == kind_then:
+                    ratios = [rate_ratio(then, now) for then, now in zip(old, new, strict=True)]
+                    for attribute in _SCHEDULER_RATES:
+                        rates = getattr(scheduler, attribute, None)
+                        if isinstance(rates, list) and len(rates) == len(ratios):
+                            setattr(scheduler, attribute, [r * ratio for r, ratio in zip(rates, ratios, strict=True)])
+
+    def save(self, step: int) -> str:
+        """Make the checkpoint of the state after `step`; return its name. It is there whole, and on disk, or not at all."""
+        if self._last is not None and self._last[0] == step:
+            return self._last[1]
+        import shutil
+        import tempfile
+        from pathlib import Path
+
+        name = f"{self._run.trial}-{self._run.segment}-{step}"
+        parent = Path(self._run.save_to)
+        parent.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
+        replaced = making.with_name(f"{making.name}.replaced")
+        try:
+            if self._objects:
+                self._write(making)
+            for callback in self._callbacks:
+                callback(making)
+            for directory, _, files in os.walk(making):
+                for file in (*files, ""):
+                    _sync(os.path.join(directory, file))
+            # An attempt that was lost before it could say so may have left one of this name.
+            if (parent / name).exists():
+                (parent / name).rename(replaced)
+            making.rename(parent / name)
+            _sync(parent)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
+        self._last = (step, name)
+        return name
+
+    def _write(self, directory: "Path") -> None:
+        state = {name: thing.state_dict() for name, thing in self._objects.items()}
+        contents = _plain({"state": state, "optimizers": self._optimizers})
+        if torch := sys.modules.get("torch"):
+            path = directory / "state.pt"
+            torch.save(contents, path)
+            if not self._checked:
+                # torch.save takes objects that it will not load again. Better to hear of it at the first checkpoint than at
+                # the first restart. Mapped, the tensors are not read.
+                try:
+                    torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+                except Exception as error:
+                    raise InvalidArgument(
+                        f"state_dict() of what is tracked ({', '.join(self._objects)}) may hold tensors, numbers, strings and "
+                        f"containers of them; torch.load(weights_only=True) refuses this one: {error}"
+                    ) from error
+                self._checked = True
+        else:
+            (directory / "state.msgpack").write_bytes(msgspec.msgpack.encode(contents, enc_hook=_pack))
+
+
+def _read(restore: str) -> Snapshot:
+    path = os.path.join(restore, "state.pt")
+    if os.path.exists(path):
+        import torch
+
+        contents = torch.load(path, weights_only=True, map_location="cpu")
+    else:
+        path = os.path.join(restore, "state.msgpack")
+        if not os.path.exists(path):
+            return Snapshot({}, {})
+        with open(path, "rb") as file:
+            contents = msgspec.msgpack.Decoder(ext_hook=_unpack).decode(file.read())
+    return Snapshot(contents["state"], contents["optimizers"])
+
+
+def transplant(group: Group, old: Group, new: Group) -> None:
+    """Give a parameter group that was just restored the hyperparameters of the trial that takes it over.
+
+    Args:
+        group: the group as restored, with the values that the donor had reached; changed in place.
+        old: what the donor's constructor had set.
+        new: what this trial's constructor has set.
+
+    What is the same in `old` and `new` stays as the donor had it. A float keeps its place in its schedule, in proportion: restored
+    * new / old; where that cannot be, and for all else, the new value counts, element by element in a tuple (betas).
+    """
+    ratio = rate_ratio(old, new)
+    for key in group:
+        if key in old and key in new:
+            group[key] = _moved(group[key], old[key], new[key])
+        elif key in _GROUP_RATES:
+            group[key] *= ratio
+
+
+def rate_ratio(old: Group, new: Group) -> float:
+    """By how much a group's learning rate, as its constructor set it, is larger than the donor's; 1 where that means nothing."""
+    # A scheduler that warms up from 0 has set `lr` to 0 by the time the optimizer is tracked; it keeps what it found.
+    for key in ("initial_lr", "lr"):
+        if _is_number(old.get(key)) and _is_number(new.get(key)) and old[key] != 0:
+            return float(new[key] / old[key])
+    return 1.0
+
+
+def hyperparameters(group: Group) -> Group:
+    """What of a parameter group is a hyperparameter: plain values, not tensors."""
+    return {key: value for key, value in group.items() if _is_plain(value)}
+
+
+def _moved(restored: Any, old: Any, new: Any) -> Any:
+    if all(isinstance(value, tuple | list) for value in (restored, old, new)) and len(restored) == len(old) == len(new):
+        return type(new)(r if o == n else n for r, o, n in zip(restored, old, new, strict=True))
+    if old == new:
+        return restored
+    values = (restored, old, new)
+    scales = all(map(_is_number, values)) and any(isinstance(value, float) for value in values)
+    return restored * (new / old) if scales and old != 0 and restored != old else new
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _is_optimizer(thing: Any) -> bool:
+    return isinstance(getattr(thing, "param_groups", None), list)
+
+
+def _class(thing: Any) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    """`value` with Python's numbers in place of numpy's, which come in by arithmetic on a learning rate."""
+    if type(value) is dict:
+        return {key: _plain(inner) for key, inner in value.items()}
+    if type(value) is list or type(value) is tuple:
+        return type(value)(map(_plain, value))
+    numpy = sys.modules.get("numpy")
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+
+
+def _pack(value: Any) -> Any:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.ndarray):
+        raise TypeError(
+            f"a checkpoint may hold numbers, strings, arrays and containers of them, got {type(value).__name__}"
+        )
+    import io
+
+    buffer = io.BytesIO()
+    numpy.save(buffer, value, allow_pickle=False)
+    return msgspec.msgpack.Ext(_ARRAY, buffer.getvalue())
+
+
+def _unpack(code: int, data: memoryview) -> Any:
+    if code != _ARRAY:
+        raise ValueError(f"a checkpoint holds a value of the unknown kind {code}")
+    import io
+
+    import numpy
+
+    return numpy.load(io.BytesIO(data), allow_pickle=False)
+
+
+def _sync(path: "str | os.PathLike[str]") -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

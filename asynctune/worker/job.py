@@ -1,0 +1,80 @@
+"""Job: one assignment from beginning to end, whatever user code does."""
+
+import os
+import sys
+from collections.abc import Callable
+from time import monotonic
+
+from asynctune._wire import Done, Error, Run
+from asynctune.errors import InvalidArgument, TrialEnded
+from asynctune.worker.channel import Channel, flush
+from asynctune.worker.session import Session
+from asynctune.worker.trial import Trial, measurements
+
+__all__ = ["error_frame", "run_job"]
+
+
+def run_job(function: Callable[[Trial], object], run: Run, channel: Channel) -> Session | None:
+    """Let `function` train one trial, and report the end of it, Done or Error. Return the session, which can still `save`, unless it failed."""
+    session = Session(run, channel)
+    start = _log_size()
+    began = monotonic()
+    try:
+        try:
+            result = function(Trial(session))
+        except TrialEnded:
+            result = None
+        busy = monotonic() - began - session.away
+        value, metrics = _returned(result, session)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the driver hears of it, whatever it is
+        busy = monotonic() - began - session.away
+        channel.send(error_frame(run.job, error, busy, start))
+        return None
+    flush()
+    channel.send(Done(run.job, value, metrics, session.ended, session.checkpoints.saveable, busy, (start, _log_size())))
+    return session
+
+
+def error_frame(job: int, error: BaseException, busy: float = 0.0, start: int = 0) -> Error:
+    """The frame about an exception of user code; its traceback goes to the log as well."""
+    import traceback  # it costs more than all else here; most workers never need it
+
+    lines = traceback.TracebackException.from_exception(error)
+    message = " ".join(str(lines).split())[:1000]
+    del lines.stack[:1]  # our own call of user code
+    text = "".join(lines.format())[-100_000:]
+    try:
+        sys.stderr.write(text)
+    except (AttributeError, OSError, ValueError):  # as in `flush`
+        pass
+    flush()
+    kind = type(error).__name__
+    return Error(job, _text(f"{kind}: {message}" if message else kind), _text(text), busy, (start, _log_size()))
+
+
+def _returned(result: object, session: Session) -> tuple[float | None, dict[str, float] | None]:
+    """What a trainable returned: a number, or a dict of metrics; or None for neither."""
+    if result is None:
+        return None, None
+    if not (isinstance(result, dict) or hasattr(result, "__float__")):
+        raise InvalidArgument(f"a trainable returns a number, a dict of metrics or None, got {type(result).__name__}")
+    if session.reported:
+        raise InvalidArgument(
+            f"a trainable either reports or returns its result; this one reported up to step {session.step} and returned {result!r}"
+        )
+    if isinstance(result, dict):
+        return None, measurements(dict(result))
+    return measurements({"return": result})["return"], None
+
+
+def _text(text: str) -> str:
+    """`text` without lone surrogates, which file names may bring in and UTF-8 has no form for."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _log_size() -> int:
+    """How long the log is that stdout goes to."""
+    try:
+        return os.fstat(1).st_size
+    except OSError:  # closed by user code
+        return 0

@@ -1,0 +1,185 @@
+"""Trial: the handle that user code gets."""
+
+from collections.abc import Callable, Iterator, Mapping
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+from asynctune.errors import InvalidArgument, TrialEnded
+from asynctune.worker.session import Session
+
+if TYPE_CHECKING:
+    from pathlib import Path  # imported where a path is made: most trials make none
+
+__all__ = ["Trial", "measurements"]
+
+
+class Trial:
+    """One trial, as the function that trains it sees it.
+
+        def train(trial: at.Trial) -> None:
+            model, optimizer = build(trial.config)
+            trial.track(model=model, optimizer=optimizer)
+            for step in trial.steps(50):
+                loss = one_epoch(model, optimizer)
+                trial.report(loss=loss)
+
+    Attributes:
+        config: the configuration, a dict.
+        id: the trial's number in its run, from 0.
+        seed: an integer >= 0 for this trial's random numbers, the same whenever and wherever it runs.
+        device: `"cuda:0"` or `"cpu"`.
+        step: the step at work in `steps`, else the last one reported, or restored; 0 at first.
+    """
+
+    def __init__(self, session: Session) -> None:
+        run = session.run
+        self.config: dict[str, Any] = run.config
+        self.id: int = run.trial
+        self.seed: int = run.seed
+        self.device: str = run.device
+        self.step: int = run.step
+        self._session = session
+        self._looping = False
+
+    def __repr__(self) -> str:
+        return f"<Trial {self.id} at step {self.step}>"
+
+    @property
+    def dir(self) -> "Path":
+        """A directory for this trial's own files; made when first asked for, the same whenever the trial runs."""
+        from pathlib import Path
+
+        path = Path(self._session.run.save_to).parent / "trials" / str(self.id)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def restored(self) -> "Path | None":
+        """The checkpoint that this start begins with, for what `on_save` wrote there; None: it begins from scratch."""
+        from pathlib import Path
+
+        restore = self._session.run.restore
+        return None if restore is None else Path(restore)
+
+    def track(self, **objects: Any) -> None:
+        """Save these objects with every checkpoint, and restore them now if the trial goes on from one.
+
+        An object has `state_dict()` and `load_state_dict(state)`: models, optimizers, learning-rate schedulers, gradient scalers.
+        Optimizers keep their state and take the hyperparameters of this trial's configuration. Call it when all are built,
+        and before training; name the objects alike at every start.
+
+        Raises:
+            InvalidArgument: an object lacks one of the two methods, its name is taken, or the checkpoint does not have it.
+        """
+        self._session.checkpoints.track(objects)
+
+    def on_save(self, save: Callable[["Path"], object]) -> None:
+        """Call `save(directory)` for every checkpoint, to write there what has no `state_dict`; see `restored`."""
+        self._session.checkpoints.on_save(save)
+
+    def steps(self, stop: int | None = None) -> Iterator[int]:
+        """Count the steps of training: from the one after the last restored step to `stop`, included.
+
+        A decision takes effect between two steps: the loop ends, or waits, before the next one.
+
+        Args:
+            stop: the last step, >= 1; default: the scheduler's `max_resource`.
+
+        Raises:
+            InvalidArgument: `stop` is no such integer, or neither it nor a `max_resource` is given.
+        """
+        if stop is None:
+            stop = self._session.run.stop
+            if stop is None:
+                raise InvalidArgument(
+                    "steps() needs its last step, as in trial.steps(50): this scheduler has no max_resource"
+                )
+        return self._loop(_step("stop", stop))
+
+    def _loop(self, stop: int) -> Iterator[int]:
+        session = self._session
+        try:
+            for step in range(self.step + 1, stop + 1):
+                if session.ended:
+                    return
+                self.step = step
+                self._looping = True
+                yield step
+                self._looping = False
+                session.step = step
+                session.settle()
+        finally:
+            self._looping = False
+
+    def report(self, metrics: Mapping[str, Any] | None = None, /, *, step: int | None = None, **more: Any) -> None:
+        """Report metrics after a step: `trial.report(loss=0.3, accuracy=0.9)` or `trial.report({"loss": 0.3})`.
+
+        In `steps`, a decision that this report brings about takes effect at the loop's next turn; elsewhere here, and if the trial is to
+        end, as `TrialEnded`. A pause waits there.
+
+        Args:
+            metrics: numbers by name: int, float, bool, numpy scalars, tensors with one element and no dimension.
+            step: an integer, more than the last; default: the loop's, else the last one plus 1.
+
+        Raises:
+            TypeError: a metric is not a real number, or its name not a string.
+            InvalidArgument: there is no metric, or the step is not more than the last.
+            TrialEnded: the trial has been ended.
+        """
+        session = self._session
+        if not self._looping:
+            session.settle()  # a loop left by `break` may still owe its last answer
+            if session.ended:
+                raise TrialEnded(f"trial {self.id} ended after step {session.step}")
+        values = measurements(more if metrics is None else {**metrics, **more})
+        last = session.step
+        if self._looping:
+            if step is not None and step != self.step:
+                raise InvalidArgument(f"inside steps() the step is the loop's, {self.step}, got {step!r}")
+            step = self.step
+        else:
+            step = last + 1 if step is None else _step("step", step)
+        if step <= last:
+            raise InvalidArgument(f"steps must increase, got a report of step {step} after one of step {last}")
+        session.report(step, values)
+        if not self._looping:
+            self.step = step
+            session.settle()
+            if session.ended:
+                raise TrialEnded(f"trial {self.id} ended after step {step}")
+
+
+def measurements(metrics: dict[str, Any]) -> dict[str, float]:
+    """The metrics as floats; changes the dict that it is given.
+
+    Raises:
+        TypeError: a value is not a real number, or a name not a string.
+        InvalidArgument: there is none, or one is called `step`.
+    """
+    if not metrics:
+        raise InvalidArgument("report needs at least one metric, as in trial.report(loss=0.3)")
+    for name, value in metrics.items():
+        if type(name) is not str:
+            raise TypeError(f"the name of a metric must be a str, got {name!r}")
+        if type(value) is not float:
+            metrics[name] = _real(name, value)
+    if "step" in metrics:
+        raise InvalidArgument("no metric may be called 'step': pass trial.report(..., step=...)")
+    return metrics
+
+
+def _step(name: str, value: Any) -> int:
+    try:
+        step = index(value)
+    except TypeError:
+        step = 0
+    if step < 1:
+        raise InvalidArgument(f"{name} must be an integer >= 1, got {value!r}")
+    return step
+
+
+def _real(name: str, value: Any) -> float:
+    # Arrays and tensors of one element have __float__ too; one that has dimensions is a mistake, whatever its size.
+    if not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0:
+        raise TypeError(f"metric {name!r} must be a real number, got {type(value).__name__}")
+    return float(value)

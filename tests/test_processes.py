@@ -1,0 +1,520 @@
+"""Processes: workers that die in every way there is, and are always heard of and reaped. Real processes, all waits bounded."""
+
+import asyncio
+import functools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from asynctune import _wire as wire
+from asynctune import processes
+from asynctune.errors import WorkerDied
+from asynctune.processes import InlineWorker, Worker
+
+BOUND = 20.0  # seconds that anything here may take
+
+
+class Hired:
+    """A worker, what it sent, and how it ended."""
+
+    def __init__(self, directory: Path) -> None:
+        self.frames: list[Any] = []
+        self.deaths: list[str] = []
+        self.log = directory / "slot-0.log"
+        self.directory = directory
+        self.worker: Worker
+        self._news = asyncio.Event()
+
+    async def spawn(self, environment: dict[str, str] | None = None) -> "Hired":
+        self.worker = await Worker.spawn(environment or {}, self.log, self._frame, self._death)
+        return self
+
+    def run(self, function: Callable[[Any], object], **changes: Any) -> None:
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        try:
+            payload = cloudpickle.dumps(function)
+        finally:
+            cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        self.worker.send(wire.Load(payload, sys.path, str(self.directory)))
+        fields: dict[str, Any] = {
+            "job": 1, "trial": 0, "segment": 0, "seed": 0, "config": {}, "step": 0, "stop": None, "until": None,
+            "restore": None, "save_to": str(self.directory / "c"), "checkpoint_every": None, "device": "cpu",
+        }  # fmt: skip
+        self.worker.send(wire.Run(**(fields | changes)))
+
+    def _frame(self, frame: wire.FromWorker) -> None:
+        assert not self.deaths, "a frame came after death"
+        self.frames.append(frame)
+        self._news.set()
+
+    def _death(self, cause: str) -> None:
+        self.deaths.append(cause)
+        self._news.set()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(BOUND):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def frame(self, kind: type) -> Any:
+        """The first frame of a kind."""
+        await self.until(lambda: any(isinstance(frame, kind) for frame in self.frames))
+        return next(frame for frame in self.frames if isinstance(frame, kind))
+
+    async def death(self) -> str:
+        await self.until(lambda: self.deaths)
+        return self.deaths[0]
+
+    def names(self) -> list[str]:
+        return [type(frame).__name__ for frame in self.frames]
+
+
+def hired(test: Callable[[Hired], Awaitable[None]]) -> Callable[[Path], None]:
+    """A test with a worker of its own, which it need not close."""
+
+    @functools.wraps(test)
+    def wrapped(tmp_path: Path) -> None:
+        async def main() -> None:
+            hired = await Hired(tmp_path).spawn()
+            try:
+                await test(hired)
+            finally:
+                async with asyncio.timeout(BOUND):
+                    await hired.worker.close(1.0)
+
+        asyncio.run(main())
+
+    del wrapped.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for its arguments
+    return wrapped
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return (
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z" if sys.platform == "linux" else True
+    )
+
+
+async def gone(pid: int) -> None:
+    async with asyncio.timeout(BOUND):
+        while alive(pid):
+            await asyncio.sleep(0.01)
+
+
+# At work.
+
+
+@hired
+async def test_a_job_runs_from_ready_to_done(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        print("hello from", os.getcwd())
+        for step in trial.steps(3):
+            trial.report(loss=1 / step)
+
+    h.run(train)
+    done = await h.frame(wire.Done)
+    assert h.names() == ["Ready", "Loaded", "Report", "Report", "Report", "Done"]
+    assert h.frames[0].pid == h.worker.pid
+    start, stop = done.log
+    assert h.log.read_bytes()[start:stop].decode() == f"hello from {h.directory}\n"
+
+
+@hired
+async def test_a_pause_is_continued_in_place(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        trial.on_save(lambda path: None)
+        for count, step in enumerate(trial.steps(4), 1):
+            assert count == step  # the same process, the same loop
+            trial.report(loss=step)
+
+    h.run(train, until=2)
+    await h.until(lambda: h.names().count("Report") == 2)
+    h.worker.send(wire.End(99))  # of another job: not meant
+    h.worker.send(wire.Pause(1))
+    assert await h.frame(wire.Saved) == wire.Saved(1, 2, "0-0-2")
+    h.worker.send(wire.Continue(1, 3))
+    await h.until(lambda: h.names().count("Report") == 3)
+    h.worker.send(wire.End(1))
+    assert (await h.frame(wire.Done)).ended
+    assert h.names().count("Report") == 3
+
+
+@hired
+async def test_a_stop_reaches_a_loop_between_milestones(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        for _ in trial.steps(10**9):
+            trial.report(loss=1)
+
+    h.run(train)
+    await h.frame(wire.Report)
+    h.worker.send(wire.End(1))
+    assert (await h.frame(wire.Done)).ended
+
+
+@hired
+async def test_a_worker_outlives_failed_trials(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        sys.exit("enough")
+
+    h.run(train)
+    assert (await h.frame(wire.Error)).error == "SystemExit: enough"
+    h.worker.send(wire.Call(2, pickle.dumps(os.getpid)))
+    assert pickle.loads((await h.frame(wire.Returned)).payload) == h.worker.pid
+    assert "SystemExit: enough" in h.log.read_text()
+
+
+@hired
+async def test_a_trial_is_saved_after_it_is_done(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        trial.on_save(lambda path: (path / "notes").touch())
+        trial.report(loss=1)
+
+    h.run(train)
+    assert (await h.frame(wire.Done)).saveable
+    h.worker.send(wire.Save(0))
+    h.worker.send(wire.Save(1))
+    assert (await h.frame(wire.Saved)).checkpoint == "0-0-1"
+    assert h.names().count("Saved") == 1
+
+
+@hired
+async def test_a_result_that_cannot_be_pickled_is_an_error_of_the_call(h: Hired) -> None:
+    h.worker.send(wire.Call(1, pickle.dumps(threading.Lock)))
+    assert (await h.frame(wire.Error)).error.startswith("TypeError: cannot pickle")
+    h.worker.send(wire.Call(2, b"not a pickle"))
+    await h.until(lambda: h.names().count("Error") == 2)
+
+
+@hired
+async def test_a_trainable_that_does_not_load_is_an_error_of_job_0(h: Hired) -> None:
+    h.worker.send(wire.Load(b"cno_such_module\ntrain\n.", sys.path, str(h.directory)))
+    error = await h.frame(wire.Error)
+    assert (error.job, error.error) == (0, "ModuleNotFoundError: No module named 'no_such_module'")
+
+
+@hired
+async def test_a_flood_of_output_does_not_touch_the_frames(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        for _ in trial.steps(20):
+            print("x" * 100_000)
+            os.write(1, b"\x00" * 100_000)
+            os.write(2, b"\xff" * 100_000)
+            trial.report(loss=1)
+
+    h.run(train)
+    start, stop = (await h.frame(wire.Done)).log
+    assert h.names().count("Report") == 20
+    assert stop - start == 20 * 300_001
+
+
+@hired
+async def test_interrupts_are_left_to_the_driver(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        trial.report(loss=1)
+        # What user code starts is not deaf to it.
+        with pytest.raises(subprocess.CalledProcessError):
+            subprocess.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 2)"], check=True)
+
+    h.run(train)
+    await h.frame(wire.Done)
+
+
+def test_the_current_directory_cannot_shadow_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("signal", "socket", "typing", "msgspec", "asynctune"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+
+    async def main() -> None:
+        hired = await Hired(tmp_path).spawn()
+        await hired.frame(wire.Ready)
+        await hired.worker.close(1.0)
+
+    asyncio.run(main())
+
+
+def test_the_slots_environment_reaches_the_worker(tmp_path: Path) -> None:
+    async def main() -> None:
+        hired = await Hired(tmp_path).spawn({"CUDA_VISIBLE_DEVICES": "GPU-1"})
+        hired.worker.send(wire.Call(1, pickle.dumps(functools.partial(os.getenv, "CUDA_VISIBLE_DEVICES"))))
+        assert pickle.loads((await hired.frame(wire.Returned)).payload) == "GPU-1"
+        await hired.worker.close(1.0)
+
+    asyncio.run(main())
+
+
+def test_workers_live_under_a_loop_in_another_thread(tmp_path: Path) -> None:
+    async def main() -> str:
+        hired = await Hired(tmp_path).spawn()
+        await hired.frame(wire.Ready)
+        hired.worker.kill()
+        cause = await hired.death()
+        await hired.worker.close(1.0)
+        return cause
+
+    causes: list[str] = []
+    thread = threading.Thread(target=lambda: causes.append(asyncio.run(main())))
+    thread.start()
+    thread.join(BOUND)
+    assert causes == ["killed by asynctune"]
+
+
+# Deaths.
+
+
+def die_by_exit() -> None:
+    os._exit(3)
+
+
+def die_by_sigkill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_by_segfault() -> None:
+    import faulthandler
+
+    faulthandler._sigsegv()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("die", "cause"),
+    [
+        (die_by_exit, "exited with code 3"),
+        (die_by_sigkill, "killed by SIGKILL that asynctune did not send (out of memory?)"),
+        (die_by_segfault, "killed by SIGSEGV"),
+    ],
+)
+def test_a_death_is_named_after_the_last_report(tmp_path: Path, die: Callable[[], None], cause: str) -> None:
+    @hired
+    async def test(h: Hired) -> None:
+        def train(trial: Any) -> None:
+            for _ in trial.steps(500):
+                trial.report(loss=1)
+            die()
+
+        h.run(train)
+        assert await h.death() == cause
+        assert h.names().count("Report") == 500
+
+    test(tmp_path)
+
+
+def test_reports_that_nobody_has_read_outlive_their_worker(tmp_path: Path) -> None:
+    @hired
+    async def test(h: Hired) -> None:
+        def train(trial: Any) -> None:
+            for _ in trial.steps(100):
+                trial.report(loss=1)
+            os._exit(3)
+
+        await h.frame(wire.Ready)
+        assert h.worker._connection is not None
+        h.worker._connection.pause_reading()
+        h.run(train)
+        assert await h.death() == "exited with code 3"
+        assert h.names().count("Report") == 100
+
+    test(tmp_path)
+
+
+@hired
+async def test_a_child_that_holds_the_socket_does_not_hide_a_death(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        import time
+
+        if (child := os.fork()) == 0:
+            os.setsid()  # out of the reach of the group's signal
+            time.sleep(60)
+        trial.report(child=child)
+        os._exit(3)
+
+    h.run(train)
+    assert await h.death() == "exited with code 3"
+    os.kill(int((await h.frame(wire.Report)).metrics["child"]), signal.SIGKILL)
+
+
+@hired
+async def test_children_die_with_their_worker(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        trial.report(child=child.pid)
+        os._exit(3)
+
+    h.run(train)
+    await h.death()
+    await gone(int((await h.frame(wire.Report)).metrics["child"]))
+
+
+def test_a_worker_that_never_gets_ready_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_BOOTSTRAP", "raise SystemExit('no such library')")
+
+    @hired
+    async def test(h: Hired) -> None:
+        assert await h.death() == "did not start: exited with code 1; its log ends with\nno such library"
+
+    test(tmp_path)
+
+
+def test_a_worker_that_cannot_be_started_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(WorkerDied, match="did not start: .*No such file"):
+        asyncio.run(Hired(tmp_path).spawn())
+
+
+@hired
+async def test_bytes_that_are_no_frame_end_the_worker(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        import time
+
+        for descriptor in range(3, 20):
+            try:
+                os.write(descriptor, b"epoch 1: loss 0.3\n")
+            except OSError:
+                pass
+        time.sleep(60)
+
+    h.run(train)
+    assert (await h.death()).startswith("sent a frame may have")
+
+
+@hired
+async def test_sending_to_the_dead_is_no_error(h: Hired) -> None:
+    h.worker.kill("took too long")
+    assert "took too long" in await h.death()
+    h.worker.send(wire.End(1))
+    h.worker.kill()
+    assert len(h.deaths) == 1
+
+
+# The end.
+
+
+@hired
+async def test_an_idle_worker_leaves_when_the_driver_hangs_up(h: Hired) -> None:
+    await h.frame(wire.Ready)
+    await h.worker.close(BOUND)  # no signal within this time
+    assert h.deaths == []
+
+
+@hired
+async def test_a_worker_in_user_code_leaves_when_the_driver_hangs_up(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        import time
+
+        trial.report(loss=1)
+        time.sleep(60)
+
+    h.run(train)
+    await h.frame(wire.Report)
+    await h.worker.close(BOUND)
+
+
+@hired
+async def test_a_worker_that_is_stuck_is_killed_on_close(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        trial.report(loss=1)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    h.run(train)
+    await h.frame(wire.Report)
+    await h.worker.close(0.05)
+    assert not alive(h.worker.pid)
+
+
+def test_no_worker_outlives_a_driver_that_was_killed(tmp_path: Path) -> None:
+    program = f"""
+import asyncio, os, pathlib, time
+from asynctune.processes import Worker
+from asynctune import _wire as wire
+
+async def main():
+    ready = asyncio.Event()
+    worker = await Worker.spawn({{}}, pathlib.Path({str(tmp_path / "log")!r}), lambda frame: ready.set(), print)
+    await ready.wait()
+    if os.fork() == 0:  # it holds the driver's end of the socket open
+        time.sleep(60)
+    print(worker.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+    driver = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))},
+    )
+    assert driver.stdout is not None
+    with driver.stdout:
+        pid = int(driver.stdout.readline())
+        driver.kill()
+        driver.wait()
+        asyncio.run(gone(pid))
+        os.killpg(driver.pid, signal.SIGKILL)
+
+
+def test_cancelling_a_spawn_leaves_no_process(tmp_path: Path) -> None:
+    async def main() -> None:
+        for delay in (0.0, 0.001, 0.005):
+            task = asyncio.ensure_future(Hired(tmp_path).spawn())
+            await asyncio.sleep(delay)
+            task.cancel()
+            try:
+                hired = await task
+            except asyncio.CancelledError:
+                continue
+            await hired.worker.close(1.0)
+
+    asyncio.run(main())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+# Inline.
+
+
+def test_an_inline_worker_pauses_saves_and_leaves(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        trial.on_save(lambda path: None)
+        for step in trial.steps(5):
+            trial.report(loss=step)
+
+    def on_frame(frame: Any) -> None:
+        frames.append(frame)
+        if isinstance(frame, wire.Report):
+            worker.send(wire.Pause(3))
+        if isinstance(frame, wire.Done):
+            worker.send(wire.Save(3))
+
+    frames: list[Any] = []
+    worker = InlineWorker(train, on_frame)
+    worker.send(wire.Run(3, 0, 0, 0, {}, 0, None, 1, None, str(tmp_path / "c"), None, "cpu"))
+    assert [type(frame).__name__ for frame in frames] == ["Report", "Saved", "Done", "Saved"]
+    worker.send(wire.End(3))
+    worker.send(wire.Run(4, 1, 0, 0, {}, 5, None, None, None, str(tmp_path / "c"), None, "cpu"))
+    assert [type(frame).__name__ for frame in frames[4:]] == ["Done"]
+
+
+def test_a_keyboard_interrupt_comes_out_of_an_inline_worker(tmp_path: Path) -> None:
+    def train(trial: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        InlineWorker(train, lambda frame: None).send(
+            wire.Run(1, 0, 0, 0, {}, 0, None, None, None, str(tmp_path), None, "cpu")
+        )
