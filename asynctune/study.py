@@ -1,0 +1,574 @@
+"""Study: the pure state machine of a run. Records in, effects out.
+
+`apply` is the only mutation, `offer` the only question. No asyncio, no clock, no file: a live run, a resumed run and a
+simulation drive the same object, and the same list of records always leads to the same state. `ask`, `tell` and
+`finish` are the same two calls for people who bring their own loop.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from asynctune._core import SEED, Stream
+from asynctune.errors import AsynctuneError, InvalidArgument
+from asynctune.records import (
+    ENDED,
+    Action,
+    Decided,
+    Failed,
+    Finished,
+    Left,
+    Record,
+    Reported,
+    Saved,
+    Started,
+    Stopping,
+    Suggested,
+    TrialState,
+    check_transition,
+)
+from asynctune.schedulers import FIFO, Scheduler
+from asynctune.schedulers.base import check_integer
+from asynctune.searchers import Random, Searcher
+from asynctune.searchers.base import Row, Suggestion
+from asynctune.space import Space
+
+__all__ = ["Assignment", "Decision", "Release", "Save", "Study", "Suggest"]
+
+#: The first trials that fail with one and the same exception end the run: it is the program, not the configuration.
+FAIL_FAST = 3
+
+
+class Suggest(NamedTuple):
+    """Wanted: the configuration of a new trial. Carry out `call`, decode its row, apply it as `Suggested`."""
+
+    trial: int
+    call: Suggestion
+    slow: bool  # off the loop, please
+
+
+class Save(NamedTuple):
+    """The trial that just completed is the best so far: save it if it is still at hand."""
+
+    trial: int
+
+
+class Release(NamedTuple):
+    """No restart point, no triple and no best trial refers to this checkpoint any more."""
+
+    checkpoint: str
+
+
+Effect = Decided | Finished | Stopping | Save | Release
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What `ask` hands out: train `trial_id` with `config` on from `start_step`.
+
+    `restore_from` names the state to begin with, `"trial-segment-step"`: this trial's own when it was paused, the donor's
+    after an exploit, None at the very beginning. The next decision is due at the step `until` (None: never).
+    """
+
+    trial_id: int
+    config: dict[str, Any]
+    start_step: int
+    until: int | None
+    restore_from: str | None
+    segment: int
+    donor: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What `tell` answers: CONTINUE to the step `until`; PAUSE, `ask` may hand the trial out again later; or STOP."""
+
+    action: Action
+    until: int | None
+
+
+@dataclass(slots=True)
+class _Trial:
+    state: TrialState
+    row: bytes  # (d,) float64
+    segment: int = 0
+    step: int = 0
+    until: int | None = None
+    value: float = math.nan
+    told: Action = Action.CONTINUE
+    checkpoint: str | None = None
+    checkpoint_step: int = 0
+    failures: int = 0
+
+
+class Study:
+    """One run's state: its trials, its scheduler, its searcher.
+
+    Args:
+        space: a search space, as a dict of domains or a `Space`.
+        metric: the name of the metric that decides.
+        mode: `"min"` or `"max"`.
+        num_trials: how many trials at most; None: no limit.
+        searcher: which configurations; default `Random()`.
+        scheduler: which trials go on; default `FIFO()`.
+        seed: an integer >= 0. The same seed and the same order of records give the same decisions.
+        max_failures: how often a trial that failed is tried again, from its last checkpoint.
+        num_slots: how many trials run at a time, where known (PBT waits at its intervals if every member has a slot).
+
+    Raises:
+        InvalidArgument: an argument breaks its rule.
+
+    Not thread-safe: one loop owns it.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, Any] | Space,
+        *,
+        metric: str,
+        mode: str,
+        num_trials: int | None,
+        searcher: Searcher | None = None,
+        scheduler: Scheduler | None = None,
+        seed: int = 0,
+        max_failures: int = 0,
+        num_slots: int | None = None,
+    ) -> None:
+        if not isinstance(metric, str) or not metric:
+            raise InvalidArgument(f"metric must be the name of a reported metric, got {metric!r}")
+        if mode not in ("min", "max"):
+            raise InvalidArgument(f"mode must be 'min' or 'max', got {mode!r}")
+        if num_trials is not None:
+            check_integer("num_trials", num_trials, at_least=1)
+        check_integer("seed", seed, at_least=0)
+        check_integer("max_failures", max_failures, at_least=0)
+        searcher = Random() if searcher is None else searcher
+        scheduler = FIFO() if scheduler is None else scheduler
+        if not isinstance(searcher, Searcher):
+            raise InvalidArgument(f"searcher must be a searcher such as at.HyperOpt(), got {searcher!r}")
+        if not isinstance(scheduler, Scheduler):
+            raise InvalidArgument(f"scheduler must be a scheduler such as at.ASHA(max_resource=50), got {scheduler!r}")
+
+        self.space = space if isinstance(space, Space) else Space(space)
+        self.metric = metric
+        self.mode = mode
+        self.num_trials = num_trials
+        self.seed = seed
+        self.max_failures = max_failures
+        self._sign = 1.0 if mode == "max" else -1.0
+        self.searcher = searcher
+        self.scheduler = scheduler
+        self._searcher = searcher.bind(space=self.space, seed=seed, num_trials=num_trials)
+        self._scheduler = scheduler.bind(seed=seed, num_trials=num_trials, num_slots=num_slots, table=self.space.table)
+        self._trials: list[_Trial] = []
+        self._ready: deque[int] = deque()  # PENDING, in the order in which they are to start
+        self._states: Counter[TrialState] = Counter()
+        self._references: Counter[str] = Counter()  # checkpoint -> how many restart points, triples and best trials
+        self._best: int | None = None
+        self._first_errors: list[str] = []
+        self._stopping = False
+        self._closed = False  # what is still paused has been told to end
+        self._apply: dict[type[Record], Callable[[Any], list[Effect]]] = {
+            Suggested: self._suggested,
+            Started: self._started,
+            Reported: self._reported,
+            Saved: self._saved,
+            Decided: self._decided,
+            Failed: self._failed,
+            Finished: self._finished,
+            Left: lambda record: [],
+            Stopping: self._stop,
+        }
+
+    # What a shell calls.
+
+    def apply(self, record: Record) -> list[Effect]:
+        """Let `record` have happened. Return what follows from it.
+
+        Effects that are records (`Decided`, `Finished`, `Stopping`) take hold when they are applied in turn, so that a
+        replay can take them from its journal instead.
+        """
+        try:
+            apply = self._apply[type(record)]
+        except KeyError:
+            raise AsynctuneError(f"a study does not know records of type {type(record).__name__}") from None
+        return apply(record)
+
+    def offer(self, slot: int = 0, *, warm: int | None = None, time: float = 0.0) -> Started | Suggest | None:
+        """What a free slot should do now; None: wait until another record is applied, or `done`. Changes nothing.
+
+        `warm` is the paused trial whose process the slot still holds; it is preferred among equals.
+        """
+        if self._stopping:
+            return None
+        if self._ready and self._trials[self._ready[0]].failures:
+            return self._offer_pending(slot, time)
+        if self._scheduler.new_first:
+            return self._offer_new(slot, time) or self._offer_paused(slot, warm, time)
+        return self._offer_paused(slot, warm, time) or self._offer_new(slot, time)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing runs and nothing more will."""
+        if self._states[TrialState.RUNNING]:
+            return False
+        return self._stopping or not (self._ready or self._may_grow() or self._scheduler.resumable(None))
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    @property
+    def max_resource(self) -> int | None:
+        """The step at which a trial completes by decision; None: it ends by itself."""
+        return self._scheduler.max_resource
+
+    @property
+    def slow_searcher(self) -> bool:
+        """Whether suggestions of this study's searcher belong off the loop."""
+        return self._searcher.background
+
+    @property
+    def best(self) -> int | None:
+        """The completed trial with the best last value so far."""
+        return self._best
+
+    def __len__(self) -> int:
+        """How many trials there are so far; their ids count from 0."""
+        return len(self._trials)
+
+    def state(self, trial: int) -> TrialState:
+        return self._trials[trial].state
+
+    def step(self, trial: int) -> int:
+        """The last step that `trial` reported."""
+        return self._trials[trial].step
+
+    def segment(self, trial: int) -> int:
+        return self._trials[trial].segment
+
+    def config(self, trial: int) -> dict[str, Any]:
+        """The configuration of the trial's present segment, decoded afresh."""
+        return self.space.decode(self._row(trial))
+
+    def trial_seed(self, trial: int) -> int:
+        """The seed that user code gets, 0 <= seed < 2**31; the same in every segment and attempt."""
+        return Stream(self.seed, SEED, trial).below(2**31)
+
+    def runs_on(self, trial: int) -> bool:
+        """Whether `trial` is RUNNING, and neither told to pause nor to stop."""
+        return self._trials[trial].state is TrialState.RUNNING and self._trials[trial].told is Action.CONTINUE
+
+    def may_retry(self, trial: int) -> bool:
+        return not self._stopping and self._trials[trial].failures < self.max_failures
+
+    def count(self, state: TrialState) -> int:
+        return self._states[state]
+
+    # Ask and tell.
+
+    def ask(self) -> Assignment | None:
+        """Hand out the next piece of work, or None: nothing can start before other trials report (or `done`)."""
+        offer = self.offer()
+        while isinstance(offer, Suggest):
+            self._follow(Suggested(trial=offer.trial, config=self.space.decode(offer.call())))
+            offer = self.offer()
+        if offer is None:
+            return None
+        self._follow(offer)
+        return Assignment(
+            offer.trial, self.config(offer.trial), offer.step, offer.until, offer.checkpoint, offer.segment, offer.donor
+        )
+
+    def tell(
+        self, trial_id: int, metrics: Mapping[str, float] | None = None, /, *, step: int, **more: float
+    ) -> Decision:
+        """Report a running trial's metrics after `step` (1, 2, ...; it increases). Return what the trial is to do.
+
+        A trial told to PAUSE counts as saved from here on, under the name `"trial-segment-step"`.
+
+        Raises:
+            InvalidArgument: the trial does not run, its step does not increase, or the study's metric is missing.
+        """
+        trial = self._running(trial_id)
+        values = {**(metrics or {}), **more}
+        if self.metric not in values:
+            raise InvalidArgument(f"trial {trial_id}: the metric {self.metric!r} must be told, got {sorted(values)}")
+        check_integer("step", step, at_least=trial.step + 1)
+        before = trial.segment
+        report = Reported(trial=trial_id, segment=before, step=step, metrics=values)
+        for effect in self._follow(report):
+            if isinstance(effect, Decided) and effect.trial == trial_id:
+                if effect.action is Action.PAUSE:
+                    name = f"{trial_id}-{before}-{step}"
+                    self._follow(Saved(trial=trial_id, segment=before, step=step, checkpoint=name))
+                elif effect.action is Action.STOP:
+                    self._follow(Finished(trial=trial_id, state=self.final_state(trial_id)))
+                return Decision(effect.action, effect.until)
+        return Decision(Action.CONTINUE, trial.until)
+
+    def finish(self, trial_id: int, *, error: str | None = None) -> None:
+        """The trial ended by itself, or failed with `error`. Nothing happens if a decision ended it before."""
+        if 0 <= trial_id < len(self._trials) and self._trials[trial_id].state in ENDED:
+            return
+        self._running(trial_id)
+        if error is None:
+            self._follow(Finished(trial=trial_id, state=self.final_state(trial_id)))
+        else:
+            self._follow(Failed(trial=trial_id, error=error, retry=self.may_retry(trial_id)))
+
+    def final_state(self, trial: int) -> TrialState:
+        """What a trial becomes whose user code is through: STOPPED if a decision stopped it short, else COMPLETED."""
+        told, step = self._trials[trial].told, self._trials[trial].step
+        short = self.max_resource is None or step < self.max_resource
+        return TrialState.STOPPED if told is Action.STOP and short else TrialState.COMPLETED
+
+    def _running(self, trial_id: int) -> _Trial:
+        if not 0 <= trial_id < len(self._trials) or self._trials[trial_id].state is not TrialState.RUNNING:
+            state = self._trials[trial_id].state.name if 0 <= trial_id < len(self._trials) else "unknown"
+            raise InvalidArgument(f"trial {trial_id!r} must be RUNNING, it is {state}")
+        return self._trials[trial_id]
+
+    def _follow(self, record: Record) -> list[Effect]:
+        """Apply `record` and every record that follows from it; return all effects."""
+        effects = self.apply(record)
+        for effect in effects:
+            if isinstance(effect, Record):
+                effects.extend(self.apply(effect))
+        return effects
+
+    # What a free slot may do.
+
+    def _offer_pending(self, slot: int, time: float) -> Started:
+        number = self._ready[0]
+        trial = self._trials[number]
+        return Started(
+            time=time,
+            trial=number,
+            segment=trial.segment,
+            step=trial.checkpoint_step,
+            until=trial.until,
+            slot=slot,
+            checkpoint=trial.checkpoint,
+            how="retried" if trial.failures else "started",
+        )
+
+    def _offer_new(self, slot: int, time: float) -> Started | Suggest | None:
+        if self._ready:
+            return self._offer_pending(slot, time)
+        if not self._may_grow():
+            return None
+        number = len(self._trials)
+        return Suggest(number, self._searcher.prepare(number), self._searcher.slow(number))
+
+    def _offer_paused(self, slot: int, warm: int | None, time: float) -> Started | None:
+        resumption = self._scheduler.resumable(warm)
+        if resumption is None:
+            return None
+        trial = self._trials[resumption.trial]
+        if resumption.donor is None:
+            return Started(
+                time=time,
+                trial=resumption.trial,
+                segment=trial.segment,
+                step=trial.step if warm == resumption.trial else trial.checkpoint_step,
+                until=resumption.until,
+                slot=slot,
+                checkpoint=trial.checkpoint,
+                how="resumed",
+            )
+        segment = trial.segment + 1
+        row = self._scheduler.explore(self._row(resumption.donor), resumption.trial, segment, resumption.step)
+        return Started(
+            time=time,
+            trial=resumption.trial,
+            segment=segment,
+            step=resumption.step,
+            until=resumption.until,
+            slot=slot,
+            checkpoint=resumption.checkpoint,
+            donor=resumption.donor,
+            config=self.space.decode(row),
+            how="exploited",
+        )
+
+    # What each record does.
+
+    def _suggested(self, record: Suggested) -> list[Effect]:
+        if record.trial != len(self._trials):
+            raise AsynctuneError(f"trial {record.trial} suggested, {len(self._trials)} is next")
+        row = self.space.encode(record.config)
+        self._trials.append(_Trial(TrialState.PENDING, row.tobytes(), until=self._scheduler.begin(record.trial)))
+        self._states[TrialState.PENDING] += 1
+        self._ready.append(record.trial)
+        self._searcher.started(record.trial, row)
+        return []
+
+    def _started(self, record: Started) -> list[Effect]:
+        trial = self._trials[record.trial]
+        effects: list[Effect] = []
+        if trial.state is TrialState.PENDING:
+            self._ready.remove(record.trial)
+        else:
+            effects = self._resumed(record, trial)
+        self._move(record.trial, TrialState.RUNNING)
+        trial.until = record.until
+        trial.told = Action.CONTINUE
+        return effects
+
+    def _resumed(self, record: Started, trial: _Trial) -> list[Effect]:
+        resumption = self._scheduler.resumable(record.trial)
+        if resumption is None or (resumption.trial, resumption.donor) != (record.trial, record.donor):
+            raise AsynctuneError(f"trial {record.trial} cannot go on now from {record.donor}")
+        self._scheduler.resume(resumption)
+        effects: list[Effect] = []
+        if record.donor is not None:
+            assert record.config is not None
+            trial.segment = record.segment
+            trial.row = self.space.encode(record.config).tobytes()
+            trial.value = self._sign * resumption.score
+            trial.step = record.step
+            effects += self._restart_point(trial, record.checkpoint, record.step)
+        return effects + self._released()
+
+    def _reported(self, record: Reported) -> list[Effect]:
+        trial = self._trials[record.trial]
+        trial.step = record.step
+        trial.value = record.metrics[self.metric]
+        score = self._sign * trial.value
+        verdict = self._scheduler.report(record.trial, record.step, score)
+        for level in verdict.recorded:
+            self._searcher.observe(record.trial, level, score)
+        if trial.until is None or record.step < trial.until or trial.told is not Action.CONTINUE:
+            return []
+        return [
+            Decided(
+                time=record.time,
+                trial=record.trial,
+                segment=record.segment,
+                step=record.step,
+                action=verdict.action,
+                until=verdict.until,
+            )
+        ]
+
+    def _decided(self, record: Decided) -> list[Effect]:
+        trial = self._trials[record.trial]
+        trial.told = record.action
+        if record.action is Action.CONTINUE:
+            trial.until = record.until
+        return []
+
+    def _saved(self, record: Saved) -> list[Effect]:
+        trial = self._trials[record.trial]
+        # Without a checkpoint the trial can only begin again from scratch, or go on in place.
+        effects = self._restart_point(trial, record.checkpoint, record.step if record.checkpoint is not None else 0)
+        if trial.state is TrialState.RUNNING and trial.told is Action.PAUSE:
+            self._move(record.trial, TrialState.PAUSED)
+            if record.checkpoint is not None:
+                self._references[record.checkpoint] += 1
+            self._scheduler.saved(record.trial, record.step, record.checkpoint)
+            effects += self._released() + self._close(record.time)
+        return effects
+
+    def _failed(self, record: Failed) -> list[Effect]:
+        trial = self._trials[record.trial]
+        trial.failures += 1
+        if record.retry:
+            self._move(record.trial, TrialState.PENDING)
+            trial.step = trial.checkpoint_step
+            trial.until = self._scheduler.retried(record.trial, trial.checkpoint_step)
+            self._ready.appendleft(record.trial)
+            return []
+        self._move(record.trial, TrialState.FAILED)
+        for level in self._scheduler.finish(record.trial, failed=True):
+            self._searcher.observe(record.trial, level, -math.inf)
+        self._searcher.ended(record.trial, failed=True)
+        effects = self._restart_point(trial, None, 0) + self._released()
+        self._first_errors.append(record.error) if len(self._first_errors) < FAIL_FAST else None
+        if self._failed_fast():
+            reason = f"the first {FAIL_FAST} trials failed in the same way: {record.error}"
+            effects.append(Stopping(time=record.time, reason=reason, failed=True))
+        return effects + self._close(record.time)
+
+    def _failed_fast(self) -> bool:
+        ended = sum(self._states[state] for state in ENDED)
+        if ended != FAIL_FAST or self._states[TrialState.FAILED] != FAIL_FAST:
+            return False
+        return len({error.partition(":")[0] for error in self._first_errors}) == 1
+
+    def _finished(self, record: Finished) -> list[Effect]:
+        trial = self._trials[record.trial]
+        if trial.state is TrialState.PENDING:
+            self._ready.remove(record.trial)
+        self._move(record.trial, record.state)
+        for level in self._scheduler.finish(record.trial, failed=False):
+            self._searcher.observe(record.trial, level, -math.inf)
+        completed = record.state is TrialState.COMPLETED
+        if completed and self.max_resource is None:
+            self._searcher.observe(record.trial, 0, self._sign * trial.value)
+        self._searcher.ended(record.trial, failed=False)
+        effects: list[Effect] = []
+        if completed and self._is_best(trial.value):
+            if self._best is not None:
+                effects += self._restart_point(self._trials[self._best], None, 0)
+            self._best = record.trial
+            effects.append(Save(record.trial))
+        else:
+            effects += self._restart_point(trial, None, 0)
+        return effects + self._released() + self._close(record.time)
+
+    def _stop(self, record: Stopping) -> list[Effect]:
+        self._stopping = True
+        return []
+
+    # Upkeep.
+
+    def _may_grow(self) -> bool:
+        return self.num_trials is None or len(self._trials) < self.num_trials
+
+    def _move(self, number: int, state: TrialState) -> None:
+        trial = self._trials[number]
+        check_transition(number, trial.state, state)
+        self._states[trial.state] -= 1
+        self._states[state] += 1
+        trial.state = state
+
+    def _row(self, number: int) -> Row:
+        return np.frombuffer(self._trials[number].row, dtype=np.float64)
+
+    def _is_best(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        return self._best is None or self._sign * value > self._sign * self._trials[self._best].value
+
+    def _restart_point(self, trial: _Trial, checkpoint: str | None, step: int) -> list[Effect]:
+        before, trial.checkpoint, trial.checkpoint_step = trial.checkpoint, checkpoint, step
+        if checkpoint is not None:
+            self._references[checkpoint] += 1
+        return [] if before is None else self._unreference(before)
+
+    def _released(self) -> list[Effect]:
+        return [effect for name in self._scheduler.released() for effect in self._unreference(name)]
+
+    def _unreference(self, checkpoint: str) -> list[Effect]:
+        self._references[checkpoint] -= 1
+        if self._references[checkpoint]:
+            return []
+        del self._references[checkpoint]
+        return [Release(checkpoint)]
+
+    def _close(self, time: float) -> list[Effect]:
+        """When nothing runs and nothing can start, what is still paused has come to its end."""
+        if self._closed or self._stopping or not self._states[TrialState.PAUSED] or not self.done:
+            return []
+        self._closed = True
+        return [
+            Finished(time=time, trial=number, state=TrialState.STOPPED)
+            for number, trial in enumerate(self._trials)
+            if trial.state is TrialState.PAUSED
+        ]

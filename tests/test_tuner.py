@@ -1,0 +1,571 @@
+"""The engine with real worker processes: trials that raise, exit, hang on to state, pause and go on elsewhere."""
+
+import asyncio
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asynctune as at
+from asynctune.errors import InvalidArgument, RunFailed
+from asynctune.records import Record, Reported, TrialState
+
+SPACE = {"x": at.uniform(0.0, 1.0)}
+COMPLETED, STOPPED, FAILED, PAUSED = TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED, TrialState.PAUSED
+
+
+def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "metric": "score",
+        "mode": "max",
+        "num_trials": 6,
+        "slots": 2,
+        "run_dir": tmp_path / "run",
+        "progress": False,
+    } | more
+
+
+def climb(trial: at.Trial) -> None:
+    """Adds x at every step; its whole state is the sum, which must survive pauses and exploits."""
+    total = 0.0
+    if trial.restored is not None:
+        total = float((trial.restored / "total").read_text())
+    trial.on_save(lambda directory: (directory / "total").write_text(repr(total)))
+    for _ in trial.steps(9):
+        total += trial.config["x"]
+        trial.report(score=total)
+
+
+# Trainables go to the workers by value here: the test module is not importable there.
+def local(function: Any) -> Any:
+    function.__module__ = "__main__"
+    return function
+
+
+climb = local(climb)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+
+
+def test_every_trial_runs_in_a_reused_worker_that_sees_only_its_devices(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        assert trial.device == "cpu"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+        trial.report(score=trial.config["x"], pid=os.getpid())
+
+    result = at.run(train, SPACE, **options(tmp_path, num_trials=8))
+    assert [trial.state for trial in result.trials] == [COMPLETED] * 8
+    pids = {trial.reports[0]["pid"] for trial in result.trials}
+    assert 1 <= len(pids) <= 2 and os.getpid() not in pids
+    best = max(result.trials, key=lambda trial: trial.value)
+    assert result.best.id == best.id and result.best.value == best.config["x"]
+    assert not any(alive(int(pid)) for pid in pids)
+
+
+def test_same_seed_gives_the_same_configs_whatever_the_slots(tmp_path: Path) -> None:
+    runs = [
+        at.run(climb, SPACE, **options(tmp_path, run_dir=tmp_path / str(slots), slots=slots, seed=7))
+        for slots in (1, 3)
+    ]
+    assert [t.config for t in runs[0].trials] == [t.config for t in runs[1].trials]
+    assert [t.value for t in runs[0].trials] == [t.value for t in runs[1].trials]
+
+
+def test_a_trial_that_raises_fails_alone_with_its_traceback_in_the_log(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        print("hello from", trial.id)
+        if trial.id == 1:
+            raise ValueError("boom")
+        trial.report(score=1.0)
+
+    result = at.run(train, SPACE, **options(tmp_path))
+    assert [trial.state for trial in result.trials] == [COMPLETED, FAILED] + [COMPLETED] * 4
+    assert result.trials[1].error == "ValueError: boom"
+    assert "hello from 1" in result.trials[1].log() and 'raise ValueError("boom")' in result.trials[1].log()
+    assert "hello from 2" in result.trials[2].log() and "boom" not in result.trials[2].log()
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [
+        ("os._exit(3)", "exited with code 3"),
+        ("os.kill(os.getpid(), 9)", "SIGKILL"),
+        ("os._exit(0)", "exited with code 0"),
+    ],
+)
+def test_a_worker_that_dies_fails_its_trial_alone(tmp_path: Path, ending: str, words: str) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        trial.report(score=1.0)
+        if trial.id == 1:
+            exec("import os; " + ending)
+
+    result = at.run(train, SPACE, **options(tmp_path))
+    assert [trial.state for trial in result.trials] == [COMPLETED, FAILED] + [COMPLETED] * 4
+    assert words in (result.trials[1].error or "")
+
+
+def test_nan_is_worst_and_never_best(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> float:
+        return math.nan if trial.id != 2 else -5.0
+
+    result = at.run(train, SPACE, **options(tmp_path))
+    assert [trial.state for trial in result.trials] == [COMPLETED] * 6
+    assert math.isnan(result.trials[0].value)
+    assert result.best.id == 2
+
+
+def test_what_cannot_be_pickled_is_refused_before_any_worker_starts(tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    @local
+    def train(trial: at.Trial) -> None:
+        with lock:
+            trial.report(score=1.0)
+
+    with pytest.raises(InvalidArgument, match="train must be picklable.*lock"):
+        at.run(train, SPACE, **options(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_returning_what_is_no_metric_fails_the_trial(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> Any:
+        if trial.id == 0:
+            return object()
+        if trial.id == 1:
+            trial.report(score=1.0)
+            return 2.0
+        if trial.id == 2:
+            return None
+        return {"score": 1.0, "other": 2}
+
+    result = at.run(train, SPACE, **options(tmp_path))
+    assert [trial.state for trial in result.trials] == [FAILED] * 3 + [COMPLETED] * 3
+    assert "object" in (result.trials[0].error or "")
+    assert "return" in (result.trials[1].error or "")
+    assert result.trials[2].error == "ended without a report of 'score'"
+    assert result.trials[3].reports == [{"step": 1, "segment": 0, "score": 1.0, "other": 2.0}]
+
+
+def test_a_misspelt_metric_ends_the_run_at_the_first_report(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        for _ in trial.steps(1000):
+            trial.report(accuracy=1.0)
+            time.sleep(0.01)
+
+    with pytest.raises(RunFailed, match=r"trial \d reported 'accuracy', but the metric is 'acuracy'"):
+        at.run(train, SPACE, **options(tmp_path, metric="acuracy"))
+
+
+def test_the_first_trials_failing_alike_end_the_run(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        raise ImportError("no such thing")
+
+    with pytest.raises(RunFailed, match="the first 3 trials failed in the same way: ImportError: no such thing"):
+        at.run(train, SPACE, **options(tmp_path, num_trials=1000))
+
+
+def test_a_trainable_that_cannot_be_loaded_ends_the_run(tmp_path: Path) -> None:
+    class Unloadable:
+        def __call__(self, trial: at.Trial) -> None: ...
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (exec, ("raise OSError('not here')",))
+
+    with pytest.raises(RunFailed, match="cannot load the trainable: OSError: not here"):
+        at.run(Unloadable(), SPACE, **options(tmp_path))
+
+
+def test_a_worker_that_cannot_boot_ends_the_run_with_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(7)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RunFailed, match="code 7"):
+        at.run(climb, SPACE, **options(tmp_path))
+
+
+@pytest.mark.parametrize("type", ["stopping", "promotion"])
+def test_asha_trials_go_on_from_their_state(tmp_path: Path, type: str) -> None:
+    result = at.run(
+        climb,
+        SPACE,
+        **options(tmp_path, num_trials=12, scheduler=at.ASHA(max_resource=9, type=type, reduction_factor=3)),
+    )
+    assert {trial.state for trial in result.trials} <= {COMPLETED, STOPPED}
+    assert 1 <= sum(trial.state is COMPLETED for trial in result.trials) < 12
+    for trial in result.trials:
+        assert [report["step"] for report in trial.reports] == list(range(1, trial.step + 1))
+        assert trial.value == pytest.approx(trial.step * trial.config["x"])
+    assert result.best.checkpoint is not None
+    assert float((result.best.checkpoint / "total").read_text()) == result.best.value
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [result.best.checkpoint.name]
+
+
+@pytest.mark.parametrize("slots", [2, 6])
+def test_pbt_recipients_go_on_from_the_donors_state(tmp_path: Path, slots: int) -> None:
+    result = at.run(
+        climb, SPACE, **options(tmp_path, slots=slots, scheduler=at.PBT(perturbation_interval=3, max_resource=9))
+    )
+    assert [trial.state for trial in result.trials] == [COMPLETED] * 6
+    values = {
+        (trial.id, report["segment"], report["step"]): report["score"]
+        for trial in result.trials
+        for report in trial.reports
+    }
+    exploits = 0
+    for trial in result.trials:
+        assert sum(report["segment"] == trial.lineage[0].segment for report in trial.reports) >= 3
+        for before, segment in zip(trial.lineage, trial.lineage[1:], strict=False):
+            exploits += 1
+            donor = next(
+                value for (number, _, step), value in values.items() if number == segment.donor and step == segment.step
+            )
+            assert values[trial.id, segment.segment, segment.step + 1] == pytest.approx(donor + segment.config["x"])
+            assert 0.0 <= segment.config["x"] <= 1.0
+            assert before.segment + 1 == segment.segment
+    assert exploits
+
+
+def test_a_retried_trial_goes_on_from_its_last_checkpoint_and_counts_no_step_twice(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        total = float((trial.restored / "total").read_text()) if trial.restored else 0.0
+        trial.on_save(lambda directory: (directory / "total").write_text(repr(total)))
+        for step in trial.steps(9):
+            total += 1.0
+            trial.report(score=total)
+            time.sleep(0.01)
+            if step == 6 and not (trial.dir / "tried").exists():
+                (trial.dir / "tried").touch()
+                os._exit(1)
+
+    result = at.run(train, SPACE, **options(tmp_path, num_trials=2, max_failures=1, checkpoint_every=0.001))
+    for trial in result.trials:
+        assert trial.state is COMPLETED and trial.value == 9.0
+        assert [report["step"] for report in trial.reports] == list(range(1, 10))
+
+
+def test_stop_when_ends_the_run_and_keeps_the_state(tmp_path: Path) -> None:
+    result = at.run(
+        climb, SPACE, **options(tmp_path, num_trials=1000, stop_when=lambda report: report.metrics["score"] > 7.0)
+    )
+    assert result.stopping is not None and result.stopping.startswith("stop_when held at step")
+    assert any(report["score"] > 7.0 for trial in result.trials for report in trial.reports)
+    assert len(result.trials) < 1000
+
+
+def test_the_time_budget_pauses_what_runs(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        trial.on_save(lambda directory: (directory / "step").write_text(str(trial.step)))
+        for _ in trial.steps(100_000):
+            time.sleep(0.01)
+            trial.report(score=1.0)
+
+    result = at.run(train, SPACE, **options(tmp_path, num_trials=None, time_budget=0.6))
+    assert result.stopping == "the time budget of 0.6 s is used up"
+    assert [trial.state for trial in result.trials] == [PAUSED, PAUSED]
+    for trial in result.trials:
+        assert trial.checkpoint is not None
+        assert (trial.checkpoint / "step").read_text() == str(trial.step)
+
+
+def test_events_come_in_order_and_a_trial_can_be_stopped(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        for _ in trial.steps(100_000 if trial.id == 0 else 3):
+            time.sleep(0.002)
+            trial.report(score=1.0)
+
+    async def main() -> tuple[list[Record], at.Result]:
+        events: list[Record] = []
+        async with at.Tuner(train, SPACE, **options(tmp_path, num_trials=4)) as tuner:
+            async for event in tuner:
+                events.append(event)
+                if isinstance(event, Reported) and event.trial == 0 and event.step == 5:
+                    tuner.stop(0)
+            return events, await tuner.result()
+
+    events, result = asyncio.run(main())
+    assert [trial.state for trial in result.trials] == [STOPPED, COMPLETED, COMPLETED, COMPLETED]
+    assert [event.kind for event in events if getattr(event, "trial", None) == 1] == [
+        "suggested",
+        "started",
+        "reported",
+        "reported",
+        "reported",
+        "left",
+        "finished",
+    ]
+
+
+def test_stopping_the_tuner_pauses_what_runs(tmp_path: Path) -> None:
+    async def main() -> at.Result:
+        async with at.Tuner(climb, SPACE, **options(tmp_path, num_trials=10_000)) as tuner:
+            async for event in tuner:
+                if isinstance(event, Reported) and event.trial >= 3:
+                    tuner.stop()
+            return await tuner.result()
+
+    result = asyncio.run(main())
+    assert result.stopping == "stopped on request"
+    assert len(result.trials) < 10_000
+
+
+def test_cancelling_leaves_no_process_and_a_readable_journal(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        trial.report(score=1.0, pid=os.getpid())
+        time.sleep(600)
+
+    pids: list[int] = []
+
+    def note(event: Record) -> None:
+        if isinstance(event, Reported):
+            pids.append(int(event.metrics["pid"]))
+
+    async def main() -> None:
+        task = asyncio.create_task(at.tune(train, SPACE, **options(tmp_path, callbacks=[note])))
+        while len(pids) < 2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < 20
+    assert not any(alive(pid) for pid in pids)
+    assert len(at.Result.load(tmp_path / "run").trials) == 2
+
+
+def test_a_callback_that_raises_ends_the_run_with_its_error(tmp_path: Path) -> None:
+    def note(event: Record) -> None:
+        if isinstance(event, Reported):
+            raise ZeroDivisionError("in the callback")
+
+    with pytest.raises(ZeroDivisionError, match="in the callback"):
+        at.run(climb, SPACE, **options(tmp_path, callbacks=[note]))
+
+
+def test_run_works_inside_a_running_loop(tmp_path: Path) -> None:
+    async def main() -> at.Result:
+        return at.run(climb, SPACE, **options(tmp_path, num_trials=2))
+
+    assert len(asyncio.run(main()).trials) == 2
+
+
+def test_inline_slots_run_in_this_very_process(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def train(trial: at.Trial) -> None:
+        seen.append(os.getpid())
+        climb(trial)
+
+    scheduler = at.ASHA(max_resource=9, type="promotion")
+    result = at.run(train, SPACE, **options(tmp_path, slots="inline", scheduler=scheduler, num_trials=9))
+    assert set(seen) == {os.getpid()}
+    assert {trial.state for trial in result.trials} == {COMPLETED, STOPPED}
+    for trial in result.trials:
+        assert trial.value == pytest.approx(trial.step * trial.config["x"])
+
+
+def test_inline_failures_fail_alone_and_an_interrupt_gets_through(tmp_path: Path) -> None:
+    def train(trial: at.Trial) -> float:
+        if trial.id == 1:
+            raise ValueError("boom")
+        if trial.id == 3:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        at.run(train, SPACE, **options(tmp_path, slots="inline"))
+    result = at.Result.load(tmp_path / "run")
+    assert [trial.state for trial in result.trials][:3] == [COMPLETED, FAILED, COMPLETED]
+
+
+def test_hyperopt_leaves_its_random_start_and_never_stops_the_loop(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> float:
+        return -((trial.config["x"] - 0.7) ** 2)
+
+    gaps: list[float] = []
+
+    async def main() -> at.Result:
+        async with at.Tuner(train, SPACE, **options(tmp_path, num_trials=20, searcher=at.HyperOpt())) as tuner:
+            task = asyncio.ensure_future(tuner.result())
+            while not task.done():
+                began = time.monotonic()
+                await asyncio.sleep(0.001)
+                gaps.append(time.monotonic() - began)
+            return task.result()
+
+    result = asyncio.run(main())
+    assert [trial.state for trial in result.trials] == [COMPLETED] * 20
+    late = [abs(trial.config["x"] - 0.7) for trial in result.trials[10:]]
+    assert sorted(late)[5] < 0.25
+    assert max(gaps) < 1.0  # no import and no TPE on the loop; a loose bound, for a busy machine
+
+
+def run_script(tmp_path: Path, code: str, *, interrupts: int = 0) -> tuple[int, str]:
+    """Run `code` as a script; send it `interrupts` times SIGINT once it prints "go"."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(code))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", str(script)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    text = ""
+    with process:
+        try:
+            for line in process.stdout:
+                text += line
+                if line.startswith("go") and interrupts:
+                    for _ in range(interrupts):
+                        process.send_signal(signal.SIGINT)
+                        time.sleep(0.5)
+                    interrupts = 0
+            return process.wait(30), text
+        finally:
+            process.kill()
+
+
+INTERRUPTED = """
+    import os, time
+    import asynctune as at
+
+    def train(trial):
+        trial.on_save(lambda directory: (directory / "step").write_text(str(trial.step)))
+        for _ in trial.steps(100_000):
+            trial.report(score=1.0, pid=os.getpid())
+            time.sleep({pause})
+
+    def note(event, seen=set()):
+        if event.kind == "reported":
+            seen.add(event.trial)
+            if len(seen) == 2 and event.step < 3:
+                print("go", flush=True)
+
+    if __name__ == "__main__":
+        try:
+            at.run(train, {{"x": at.uniform(0, 1)}}, metric="score", mode="max", num_trials=4, slots=2, run_dir="run",
+                   callbacks=[note], progress=False)
+        except KeyboardInterrupt:
+            print("KeyboardInterrupt")
+"""
+
+
+def test_the_first_ctrl_c_saves_and_pauses(tmp_path: Path) -> None:
+    code, text = run_script(tmp_path, INTERRUPTED.format(pause=0.01), interrupts=1)
+    assert code == 0 and "KeyboardInterrupt" in text and "Traceback" not in text, text
+    result = at.Result.load(tmp_path / "run")
+    assert [trial.state for trial in result.trials] == [PAUSED, PAUSED]
+    assert all(trial.checkpoint is not None and trial.checkpoint.exists() for trial in result.trials)
+    assert not any(alive(int(trial.reports[0]["pid"])) for trial in result.trials)
+
+
+def test_the_second_ctrl_c_kills_the_workers(tmp_path: Path) -> None:
+    code, text = run_script(tmp_path, INTERRUPTED.format(pause=600), interrupts=2)
+    assert code == 0 and "KeyboardInterrupt" in text and "Traceback" not in text, text
+    result = at.Result.load(tmp_path / "run")
+    assert len(result.trials) == 2
+    assert not any(alive(int(trial.reports[0]["pid"])) for trial in result.trials)
+
+
+def test_functions_of_main_lambdas_and_importable_ones_all_run(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def train(trial):\n    trial.report(score=trial.config['x'])\n")
+    code, text = run_script(
+        tmp_path,
+        """
+        import asynctune as at
+        import mine
+
+        FACTOR = 2.0
+
+        def train(trial):
+            trial.report(score=FACTOR * trial.config["x"])
+
+        if __name__ == "__main__":
+            for number, function in enumerate([train, mine.train, lambda trial: trial.config["x"]]):
+                result = at.run(function, {"x": at.uniform(0, 1)}, metric="score", mode="max", num_trials=3, slots=2,
+                                run_dir=f"run-{number}", progress=False)
+                assert len(result.trials) == 3 and result.best.value > 0
+            print("fine")
+        """,
+    )
+    assert code == 0 and text == "fine\n", text
+
+
+def test_an_empty_terminal_output_when_progress_is_off(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    at.run(climb, SPACE, **options(tmp_path, num_trials=2))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_trials": 0}, "num_trials"),
+        ({"num_trials": None}, "num_trials must be given, or else a time_budget"),
+        ({"slots": 0}, "slots"),
+        ({"slots": at.Slots(gpus_per_trial=1)}, "GPU"),
+        ({"slots": "many"}, "slots"),
+        ({"time_budget": -1}, "time_budget must be a positive number of seconds, got -1"),
+        ({"mode": "best"}, "mode must be"),
+        ({"stop_when": 0.5}, "stop_when must be"),
+        ({"callbacks": [1]}, "callbacks must be"),
+        ({"max_failures": True}, "max_failures"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_worker_starts(
+    tmp_path: Path, changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(InvalidArgument, match=words):
+        at.run(climb, SPACE, **options(tmp_path, **changes))
+    with pytest.raises(InvalidArgument, match="space"):
+        at.run(climb, {}, **options(tmp_path))
+    with pytest.raises(InvalidArgument, match="train must be"):
+        at.run(3, SPACE, **options(tmp_path))  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_used_run_directory_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    at.run(climb, SPACE, **options(tmp_path, num_trials=1))
+    before = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    with pytest.raises(InvalidArgument, match="run_dir must not hold a run already"):
+        at.run(climb, SPACE, **options(tmp_path, num_trials=1))
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
+
+
+def test_the_journal_holds_one_json_object_per_record(tmp_path: Path) -> None:
+    at.run(climb, SPACE, **options(tmp_path, num_trials=2))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
+    assert lines[0]["t"] == "header" and lines[0]["metric"] == "score"
+    assert [line["t"] for line in lines].count("reported") == 18
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
