@@ -6,7 +6,6 @@ parents before children, and turns configurations into rows and back.
 """
 
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -325,11 +324,8 @@ class Space:
     __hash__ = None  # type: ignore[assignment]
 
     def describe(self) -> dict[str, str]:
-        """The text of every hyperparameter's domain, by name; the same in every process."""
-        return {
-            name: re.sub(" at 0x[0-9a-f]+", "", repr(domain))
-            for name, domain in zip(self.names, self._domains, strict=True)
-        }
+        """The text of every hyperparameter's domain, by name."""
+        return {name: repr(domain) for name, domain in zip(self.names, self._domains, strict=True)}
 
     def decode(self, row: Row) -> dict[str, Any]:
         """The configuration of a row (d,) float64: new dicts and lists each time, integers as int, options as themselves."""
@@ -372,6 +368,8 @@ class Space:
                 for branch, option in enumerate(node.options):
                     if isinstance(option, dict):
                         self._grow(option, (*path, branch), (column, branch), switches)
+                    else:
+                        _check_plain(option, _dotted(path))
         else:
             _check_constant(node, _dotted(path))
 
@@ -518,6 +516,19 @@ def _check_constant(value: Any, name: str) -> None:
     if callable(value) and getattr(value, "__name__", "") == "<lambda>":
         raise InvalidArgument(f"{name} is a lambda: a space holds domains and constants, such as at.uniform(0.0, 1.0)")
     _refuse_other_libraries(value, name)
+    _check_plain(value, name)
+
+
+def _check_plain(value: Any, name: str) -> None:
+    """Refuse what the journal could not hold, and a worker not be sent."""
+    if isinstance(value, tuple | list):
+        for child in value:
+            _check_plain(child, name)
+    elif not (value is None or isinstance(value, bool | int | float | str)):
+        raise InvalidArgument(
+            f"{name}: the values of a space are numbers, strings, booleans, None and tuples of them; give this one a name, and look "
+            f"it up in the trainable, got {value!r}"
+        )
 
 
 def _refuse_other_libraries(value: Any, name: str) -> None:
