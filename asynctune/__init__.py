@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asynctune._run import run as run
+    from asynctune._run import tune as tune
     from asynctune.errors import AsynctuneError as AsynctuneError
     from asynctune.errors import InvalidArgument as InvalidArgument
     from asynctune.errors import JournalError as JournalError
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from asynctune.records import TrialState as TrialState
     from asynctune.results import Result as Result
     from asynctune.results import TrialResult as TrialResult
-    from asynctune._run import run as run
-    from asynctune._run import tune as tune
     from asynctune.schedulers import ASHA as ASHA
     from asynctune.schedulers import FIFO as FIFO
     from asynctune.schedulers import PBT as PBT
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from asynctune.slots import Slots as Slots
     from asynctune.space import Space as Space
     from asynctune.space import choice as choice
-    from asynctune.space import loguniform as loguniform
     from asynctune.space import lograndint as lograndint
+    from asynctune.space import loguniform as loguniform
     from asynctune.space import normal as normal
     from asynctune.space import ordinal as ordinal
     from asynctune.space import qloguniform as qloguniform

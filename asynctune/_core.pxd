@@ -154,8 +154,12 @@ cdef class Generation:
         Split best
         Split worst           # the same results in reverse: keys (-score, -arrival)
         Py_ssize_t n
-        dict checkpoints      # trial -> (checkpoint, step)
+        list checkpoints      # (population,) by arrival: its name, or None
+        int64_t *steps        # (population,) by arrival: the step after which that was saved
         bint ranked           # the kept of `best` are in their order
+
+    cdef bint able(self, Entry entry)
+    cdef tuple gift(self, Entry entry)
 
 
 cdef struct Member:
@@ -174,8 +178,8 @@ cdef class Generations:
         uint64_t seed
         Member *members               # (population,)
         Heap queue                    # who waits, the least trained at the root; keys (-depth - draw, trial)
-        int32_t *arrived              # (depths + 2,) how many that are not gone have arrived at each depth and not beyond
-        int32_t *passed               # (depths + 2,) how many of them have passed each depth and not the next
+        int32_t *arrived              # (depths + 2,) how many, not gone, have arrived at a depth and not beyond
+        int32_t *passed               # (depths + 2,) how many, not gone, were last decided on at a depth
         Py_ssize_t depths
         Py_ssize_t least_arrived      # the least depth at which `arrived` is not 0
         Py_ssize_t least_passed
@@ -183,5 +187,6 @@ cdef class Generations:
         list freed                    # checkpoints not needed any more
 
     cdef Member *member(self, int64_t trial) except NULL
-    cdef Generation undecided(self, int64_t trial)
+    cdef Member *waiting(self, int64_t trial) except NULL
+    cdef Generation generation(self, int32_t depth)
     cdef int move_up(self) except -1

@@ -1,7 +1,7 @@
 """Core: the decisions on arrays. Random streams, domains, rungs, generations.
 
 Nothing here knows what a trial's configuration means, and nothing is thread-safe: one loop owns each object.
-`def` checks, `nogil` computes. Where an allocation fails, `MemoryError` is raised and the object is as it was.
+`def` checks, `nogil` computes.
 """
 
 cimport cython
@@ -25,7 +25,8 @@ from asynctune.errors import InvalidArgument
 cdef class Stream:
     """A counter-based stream of random numbers: equal keys give equal draws, whatever else was drawn before.
 
-    The key is (seed, purpose, trial, segment, step), integers of which the low 64 bits count; the generator is SplitMix64.
+    The key is (seed, purpose, trial, segment, step), integers of which the low 64 bits count; the generator is
+    SplitMix64.
     """
 
     def __init__(self, seed, int64_t purpose, int64_t trial=0, int64_t segment=0, int64_t step=0):
@@ -55,10 +56,13 @@ cdef class Stream:
 cdef class Table:
     """The domains of a space, one column per hyperparameter; a row is (d,) float64, NaN where a column is not active.
 
-    kind: (d,) uint8, LINEAR, LOG, NORMAL, CHOICE or ORDINAL. low, high: (d,) float64, inclusive bounds; NORMAL: mean and
-    standard deviation; CHOICE and ORDINAL: 0 and the number of options - 1. step: (d,) float64, 0 for continuous, 1 for
-    integers, q for multiples of q. parent: (d,) int32, the column that switches this one on, an earlier one, or -1.
-    branch: (d,) int32, the value of the parent that does. Raises InvalidArgument if a column breaks a rule.
+    kind: (d,) uint8, LINEAR, LOG, NORMAL, CHOICE or ORDINAL.
+    low, high: (d,) float64, inclusive; NORMAL: mean and standard deviation; CHOICE, ORDINAL: 0 and the last option.
+    step: (d,) float64, 0 for continuous, 1 for integers, q for multiples of q; CHOICE, ORDINAL: of no effect.
+    parent: (d,) int32, the column that switches this one on, an earlier one, or -1.
+    branch: (d,) int32, the value of the parent that does.
+
+    Raises InvalidArgument if a column breaks a rule.
     """
 
     def __init__(self, kind, low, high, step, parent, branch):
@@ -77,7 +81,9 @@ cdef class Table:
             c = &self.columns[j]
             c.kind, c.low, c.high, c.step, c.parent, c.branch = (column[j] for column in self.arguments)
             if c.kind not in (LINEAR, LOG, NORMAL, CHOICE, ORDINAL):
-                raise InvalidArgument(f"column {j}: kind must be one of LINEAR, LOG, NORMAL, CHOICE, ORDINAL, got {c.kind}")
+                raise InvalidArgument(
+                    f"column {j}: kind must be one of LINEAR, LOG, NORMAL, CHOICE, ORDINAL, got {c.kind}"
+                )
             if not (isfinite(c.low) and isfinite(c.high) and isfinite(c.step) and c.step >= 0):
                 raise InvalidArgument(
                     f"column {j}: low, high, step must be finite and step >= 0, got {c.low}, {c.high}, {c.step}"
@@ -144,8 +150,8 @@ cdef class Table:
     def sample(self, Stream stream not None):
         """A row (d,) float64, every active column drawn from its domain.
 
-        LINEAR is uniform (integers over low..high; multiples of q: the rounded draw), LOG uniform in the logarithm (integers: the
-        draw's floor over low..high + 1), NORMAL by the inverse of its distribution function, CHOICE and ORDINAL uniform.
+        LINEAR is uniform (integers: over low..high; multiples of q: the draw, rounded), LOG uniform in the logarithm
+        (integers: the floor of a draw from low to high + 1), NORMAL by its quantile, CHOICE and ORDINAL uniform.
         """
         out = np.empty(self.size)
         cdef double[::1] row = out
@@ -153,13 +159,16 @@ cdef class Table:
             self.sample_row(&row[0], &stream.bits)
         return out
 
-    def explore(self, const double[::1] row, Stream stream not None, double resample_probability, double perturbation_factor):
+    def explore(
+        self, const double[::1] row, Stream stream not None, double resample_probability, double perturbation_factor
+    ):
         """A new row (d,) float64 made of a row: the explore step of population-based training (Jaderberg et al., 2017).
 
         Each active hyperparameter is drawn anew with `resample_probability` in [0, 1], else multiplied or divided by
-        `perturbation_factor` > 1 with equal chance, inside its bounds. A value on a grid moves by at least one step. Where zero is
-        inside the bounds, a value nearer to it than a tenth of the range (NORMAL: than the standard deviation) moves by
-        (factor - 1) times that, up or down. ORDINAL goes to a neighbour, CHOICE is drawn anew, and with it what its branch switches on.
+        `perturbation_factor` > 1 with equal chance, inside its bounds. A value on a grid moves by at least one step.
+        Where zero is inside the bounds, a value nearer to it than a tenth of the range (NORMAL: than the standard
+        deviation) moves by (factor - 1) times that, up or down. ORDINAL goes to a neighbour; CHOICE is drawn anew, and
+        with it what its branch switches on.
         """
         if row.shape[0] != self.size:
             raise InvalidArgument(f"row must have length {self.size}, got {row.shape[0]}")
@@ -227,7 +236,7 @@ cdef double perturb(const Domain *domain, double x, double factor, Bits *stream)
 
 
 cdef double normal_quantile(double p) noexcept nogil:
-    """The standard normal's quantile at 0 < p < 1, to about 1e-16: Wichura's AS 241 (PPND16), Applied Statistics 37 (1988)."""
+    """The standard normal's quantile at 0 < p < 1, to about 1e-16 (Wichura, AS 241, Applied Statistics 37, 1988)."""
     cdef double q = p - 0.5, r
     if fabs(q) <= 0.425:
         r = 0.180625 - q * q
@@ -302,7 +311,7 @@ cdef inline void replace(Heap *heap, const Entry entry, bint root) noexcept nogi
     cdef Entry *entries = heap.entries
     cdef Py_ssize_t i = 0, down = 1, size = heap.size
     while down < size:
-        # A branch, which the processor guesses and runs ahead of: at 10^6 entries a conditional move waits for the memory.
+        # A branch, so that the processor guesses and runs ahead: at 10^6 entries a conditional move waits for memory.
         if down + 1 < size and above(entries[down + 1], entries[down], root):
             down += 1
         if not above(entries[down], entry, root):
@@ -321,7 +330,7 @@ cdef inline void pop(Heap *heap, bint root) noexcept nogil:
 
 
 cdef inline bint insert(Split *split, const Entry entry, Py_ssize_t k) except -1 nogil:
-    """Add an entry to an order of which k are kept from now on, as many as before or one more. Return whether it is one of them."""
+    """Add an entry to an order of which k are kept from now on, as many as before or one more. Return whether it is."""
     cdef Entry moved
     reserve(&split.kept)
     reserve(&split.others)
@@ -358,10 +367,12 @@ cdef enum:
 cdef class Ladder:
     """The rungs of one bracket of asynchronous successive halving (Li et al., MLSys 2020): who goes on, O(log n) each.
 
-    levels: up to 64 increasing steps, the last of which completes a trial. reduction_factor: an integer >= 2. promotion: a trial
-    waits at each rung until it is among the best n // reduction_factor of the n results there (Algorithm 2); else it goes on at
-    once iff it is among the best max(1, n // reduction_factor), itself included. Scores are oriented, larger is better; those
-    that are not finite are the worst and never go on. Trials are 0, 1, ... < 2^31 - 1.
+    levels: 1 to 64 increasing steps, the last of which completes a trial. reduction_factor: an integer >= 2.
+    promotion: a trial waits at each rung until it is among the best n // reduction_factor of the n results there
+    (Algorithm 2); else it goes on at once iff it is among the best max(1, n // reduction_factor), itself included.
+
+    Scores are oriented: larger is better; those that are not finite are the worst and never go on; ties go to the
+    earlier report. Trials are 0, 1, ... < 2^31 - 1. Raises InvalidArgument if an argument breaks a rule.
     """
 
     def __cinit__(self):
@@ -370,8 +381,8 @@ cdef class Ladder:
     def __init__(self, levels, int64_t reduction_factor, bint promotion=False):
         if not 1 <= len(levels) <= 64 or any(a >= b for a, b in zip(levels, levels[1:])):
             raise InvalidArgument(f"levels must be 1 to 64 increasing steps, got {levels!r}")
-        if reduction_factor < 2:
-            raise InvalidArgument(f"reduction_factor must be >= 2, got {reduction_factor}")
+        if not 2 <= reduction_factor < INT32_MAX:
+            raise InvalidArgument(f"reduction_factor must be in 2..2^31 - 2, got {reduction_factor}")
         self.top = len(levels)
         for r in range(self.top):
             self.levels[r] = levels[r]
@@ -413,7 +424,7 @@ cdef class Ladder:
         """Record a result, setting its arrival. Return whether it is now among those that may go on from this rung."""
         cdef Rung *rung = &self.rungs[r]
         if rung.short_of == 0:
-            # k = n // reduction_factor, or with stopping at least 1: counted, since a division takes longer than the rest.
+            # k = n // reduction_factor, with stopping at least 1: counted, since a division takes longer than the rest.
             rung.k = 0 if self.promotion else 1
             rung.short_of = self.reduction_factor if self.promotion else 2 * self.reduction_factor
         entry.arrival = <int32_t> rung.n
@@ -475,22 +486,24 @@ cdef class Ladder:
         return -1
 
     def report(self, int64_t trial, int64_t step, double score):
-        """Record a trial's score after a step. Return whether it goes on; False: it stops, waits or has reached the last level.
+        """Record a trial's score after a step. Return whether it goes on; else it stops, waits or is through.
 
-        It is recorded at every rung that it has reached since its last report, the lowest first. Failing at one ends that;
-        with promotion it counts as promoted at all but the highest. A rung where it is recorded already is left alone.
+        It is recorded at every rung that it has reached since its last report, the lowest first. Failing at one ends
+        that; with promotion it counts as promoted at all but the highest. A rung that has its result is left alone.
         """
         cdef Entry unused
         self.make_room(trial)
         return self.decide(trial, step, score, &self.latest[trial] if self.promotion else &unused)
 
     def report_many(self, const int64_t[::1] trials, const int64_t[::1] steps, const double[::1] scores):
-        """Report (m,) scores in array order, `offer` included. Return (m,) bool: which trials go on. The GIL is released."""
+        """Report (m,) scores in array order, `offer` included, without the GIL. Return (m,) bool: who goes on."""
         cdef Py_ssize_t i, m = trials.shape[0]
         cdef int64_t least = 0, most = 0
         cdef Entry entry
         if steps.shape[0] != m or scores.shape[0] != m:
-            raise InvalidArgument(f"lengths must be equal, got {m} trials, {steps.shape[0]} steps, {scores.shape[0]} scores")
+            raise InvalidArgument(
+                f"lengths must be equal, got {m} trials, {steps.shape[0]} steps, {scores.shape[0]} scores"
+            )
         out = np.empty(m, dtype=np.bool_)
         cdef uint8_t[::1] going = out.view(np.uint8)
         with nogil:
@@ -593,24 +606,38 @@ cdef Entry reversed_entry(Entry entry) noexcept nogil:
 cdef class Generation:
     """What was recorded at one depth: the best and the worst k of n, and their checkpoints."""
 
-    def __cinit__(self):
-        self.checkpoints = {}
+    def __cinit__(self, Py_ssize_t population):
+        # Arrays, and not a dict or tuples: a garbage collector that walks through a million of them stops the world.
+        self.checkpoints = [None] * population
+        self.steps = <int64_t *> calloc(population, sizeof(int64_t))
+        if not self.steps:
+            raise MemoryError
 
     def __dealloc__(self):
+        free(self.steps)
         discard(&self.best)
         discard(&self.worst)
+
+    cdef bint able(self, Entry entry):
+        """Whether a member can give: its score is finite, and it is saved."""
+        return entry.score > -INFINITY and self.checkpoints[entry.arrival] is not None
+
+    cdef tuple gift(self, Entry entry):
+        return entry.trial, self.checkpoints[entry.arrival], self.steps[entry.arrival], entry.score
 
 
 @cython.final
 cdef class Generations:
     """Truncation selection among members compared at equal depth (Jaderberg et al., 2017): O(log n) per decision.
 
-    population: members 0..population - 1. depths: how many intervals there are to decide at. quantile_fraction: in [0, 0.5], of the
-    n results at a depth k = min(n // 2, max(1, floor(quantile_fraction n))) are the best, as many the worst. barrier: nobody goes on
-    before everyone that is not gone has arrived; results at one depth then count as simultaneous: ties go to the lower member,
-    so that the decisions do not depend on the order of arrival. Depths are 1, 2, ...; scores are oriented, larger is better.
+    population: members are 0..population - 1. depths: how many intervals there are to decide at, 1..depths.
+    quantile_fraction: in [0, 0.5]; of the n results at a depth, k = min(n // 2, max(1, floor(quantile_fraction n))) are
+    the best, as many the worst. seed: of the draws. barrier: nobody goes on before everyone that is not gone has
+    arrived; results at one depth then count as simultaneous, ties go to the lower member, and so no decision depends
+    on the order of arrival; else ties go to the earlier report.
 
-    A member's way: `record` at a depth, `save`, wait; `next` names it, `donor` says from whom it takes over, `advance`. Or `leave`.
+    A member's way: `record` at a depth, `save`, and it waits; `next` names it, `donor` says from whom it takes over,
+    `advance`. Or `leave`. Scores are oriented: larger is better. Raises InvalidArgument if an argument breaks a rule.
     """
 
     def __init__(self, int64_t population, int64_t depths, double quantile_fraction, seed, bint barrier):
@@ -643,11 +670,17 @@ cdef class Generations:
             raise InvalidArgument(f"member must be in 0..{self.population - 1}, got {trial}")
         return &self.members[trial]
 
-    cdef Generation undecided(self, int64_t trial):
+    cdef Member *waiting(self, int64_t trial) except NULL:
         cdef Member *member = self.member(trial)
         if not member.waiting:
             raise InvalidArgument(f"member {trial} must wait for its turn")
-        return self.generations[member.recorded]
+        return member
+
+    cdef Generation generation(self, int32_t depth):
+        generation = self.generations.get(depth)
+        if generation is None:
+            generation = self.generations[depth] = Generation(self.population)
+        return <Generation> generation
 
     cdef int move_up(self) except -1:
         """After a change: have a member that really waits at the queue's root, and free what everyone has passed."""
@@ -664,11 +697,11 @@ cdef class Generations:
             self.least_passed += 1
             generation = self.generations.pop(self.least_passed, None)
             if generation is not None:
-                self.freed.extend([checkpoint for checkpoint, _ in generation.checkpoints.values()])
+                self.freed.extend([name for name in generation.checkpoints if name is not None])
         return 0
 
     def record(self, int64_t trial, int64_t depth, double score):
-        """Record a member's score at a depth. Return whether it counts: a depth is not recorded twice, nor one below it later."""
+        """Record a member's score at a depth. Return whether it counts: not at that depth again, nor at a lower one."""
         cdef Member *member = self.member(trial)
         cdef Generation generation
         cdef Py_ssize_t k
@@ -676,9 +709,7 @@ cdef class Generations:
             raise InvalidArgument(f"depth must be in 1..{self.depths}, got {depth}")
         if member.gone or member.waiting or depth <= member.recorded:
             return False
-        generation = self.generations.get(depth)
-        if generation is None:
-            generation = self.generations[depth] = Generation.__new__(Generation)
+        generation = self.generation(depth)
         k = min((generation.n + 1) // 2, max(1, <Py_ssize_t> floor(self.quantile_fraction * (generation.n + 1))))
         member.entry.score = score if isfinite(score) else -INFINITY
         member.entry.arrival = trial if self.barrier else generation.n
@@ -691,8 +722,9 @@ cdef class Generations:
         return True
 
     def save(self, int64_t trial, int64_t step, checkpoint):
-        """The member is saved after `step`, under a name (None: it is not), and waits for its turn if it is recorded and undecided."""
+        """The member paused, saved after `step` under a name or not (None). If undecided, it waits for its turn."""
         cdef Member *member = self.member(trial)
+        cdef Generation generation
         cdef Entry turn
         cdef Bits draw
         if member.gone or member.waiting or member.recorded == member.passed:
@@ -700,10 +732,14 @@ cdef class Generations:
                 self.freed.append(checkpoint)
             return
         if checkpoint is not None:
-            (<Generation> self.generations[member.recorded]).checkpoints[trial] = checkpoint, step
+            generation = self.generation(member.recorded)
+            generation.checkpoints[member.entry.arrival] = checkpoint
+            generation.steps[member.entry.arrival] = step
         reserve(&self.queue)
         draw = keyed(self.seed, ORDER, trial, 0, member.recorded)
-        turn.score, turn.arrival, turn.trial = -(member.recorded + next_uniform(&draw)), trial, trial
+        # Shrunk by so little that depth + draw never rounds to the next depth.
+        turn.score = -(member.recorded + next_uniform(&draw) * (1 - 1.0 / 1048576))
+        turn.arrival, turn.trial = trial, trial
         push(&self.queue, turn, FIRST)
         member.waiting = True
         self.arrived[member.passed] -= 1
@@ -720,7 +756,7 @@ cdef class Generations:
         return self.member(trial).passed
 
     def next(self, warm=None):
-        """The member whose turn it is, the least trained first, in an order drawn per depth; `warm` if it is as little trained. Or None."""
+        """The member whose turn it is, or None: the least trained, of equals `warm`, else as drawn for that depth."""
         cdef Member *first
         if self.queue.size == 0:
             return None
@@ -736,9 +772,9 @@ cdef class Generations:
 
         One of the worst k takes over from one of the best k with a finite score and a checkpoint, each as likely.
         """
-        cdef Generation generation = self.undecided(trial)
-        cdef Member *member = self.member(trial)
-        cdef Py_ssize_t i, k = generation.best.kept.size, attempt
+        cdef Member *member = self.waiting(trial)
+        cdef Generation generation = self.generation(member.recorded)
+        cdef Py_ssize_t i, k = generation.best.kept.size
         cdef Entry *best = generation.best.kept.entries
         cdef Bits bits
         if not is_kept(&generation.worst, reversed_entry(member.entry)):
@@ -747,21 +783,17 @@ cdef class Generations:
             qsort(best, k, sizeof(Entry), &by_rank)
             generation.ranked = True
         bits = keyed(self.seed, DONOR, trial, 0, member.recorded)
-        for attempt in range(32):
+        for _ in range(32):
             i = next_below(&bits, k)
-            if best[i].score > -INFINITY and best[i].trial in generation.checkpoints:
-                return (best[i].trial, *generation.checkpoints[best[i].trial], best[i].score)
+            if generation.able(best[i]):
+                return generation.gift(best[i])
         # Few of the best can give: look through them all.
-        able = [i for i in range(k) if best[i].score > -INFINITY and best[i].trial in generation.checkpoints]
-        if not able:
-            return None
-        i = able[next_below(&bits, len(able))]
-        return (best[i].trial, *generation.checkpoints[best[i].trial], best[i].score)
+        able = [i for i in range(k) if generation.able(best[i])]
+        return generation.gift(best[<Py_ssize_t> able[next_below(&bits, len(able))]]) if able else None
 
     def advance(self, int64_t trial):
         """The waiting member goes on, decided on."""
-        cdef Member *member = self.member(trial)
-        self.undecided(trial)
+        cdef Member *member = self.waiting(trial)
         self.passed[member.passed] -= 1
         self.passed[member.recorded] += 1
         member.passed = member.recorded
@@ -769,7 +801,7 @@ cdef class Generations:
         self.move_up()
 
     def leave(self, int64_t trial):
-        """The member has ended for good and holds nobody up. It still counts where it is recorded, and may give what it saved."""
+        """The member has ended for good and holds nobody up. It counts where it is recorded, and may still give."""
         cdef Member *member = self.member(trial)
         if member.gone:
             return
@@ -779,6 +811,6 @@ cdef class Generations:
         self.move_up()
 
     def released(self):
-        """The checkpoints, since the last call, that no decision can need any more: everyone not gone has passed their depth."""
+        """The checkpoints, since the last call, of depths that everyone not gone has passed: no decision needs them."""
         freed, self.freed = self.freed, []
         return freed

@@ -32,10 +32,8 @@ def _takes_arguments_of(make: Callable[P, Tuner]) -> Callable[[Callable[[Tuner],
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             return wait(make(*args, **kwargs))
 
-        call.__signature__ = inspect.signature(make).replace(  # type: ignore[attr-defined]
-            return_annotation=inspect.signature(wait).return_annotation
-        )
-        del call.__wrapped__  # type: ignore[attr-defined]
+        signature = inspect.signature(make).replace(return_annotation=inspect.signature(wait).return_annotation)
+        call.__signature__ = signature  # type: ignore[attr-defined]
         return call
 
     return decorate

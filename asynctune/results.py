@@ -288,7 +288,8 @@ def _best(trials: Sequence[TrialResult], mode: str) -> TrialResult:
 
 
 def _fold(run_dir: Path, header: Header, records: Iterator[tuple[int, Record]]) -> Result:
-    reports = _Reports(run_dir / FILENAME)
+    path = run_dir / FILENAME
+    reports = _Reports(path)
     trials: list[TrialResult] = []
     wall = header.time
     startup: float | None = None
@@ -306,7 +307,7 @@ def _fold(run_dir: Path, header: Header, records: Iterator[tuple[int, Record]]) 
                 startup = record.time
         number = getattr(record, "trial", -1)
         if not 0 <= number < len(trials):
-            raise JournalError(f"{reports._path}: the {record.kind!r} record at byte {offset} is out of place")
+            raise JournalError(f"{path}: the {record.kind!r} record at byte {offset} is out of place")
         _apply(trials[number], record, header.metric)
     return Result(run_dir, header, trials, wall, startup, stopping)
 

@@ -68,11 +68,12 @@ class SlotSpec:
     devices: str  # the same for people
 
 
-def resolve(slots: Slots | int | None) -> list[SlotSpec]:
+def resolve(slots: Slots | int | str | None) -> list[SlotSpec]:
     """The slots that there are on this machine, for this process.
 
     Args:
-        slots: None for one slot per visible GPU, or without any, per usable core; an integer for that many CPU slots.
+        slots: None for one slot per visible GPU, or without any, per usable core; an integer for that many CPU slots. Text, which
+            a caller may have a meaning for, is refused like all else.
 
     Raises:
         InvalidArgument: `slots` is none of these, or asks for more than there is.
@@ -105,7 +106,9 @@ def _gpu_shares(slots: Slots) -> list[list[Gpu]]:
     gpus = visible_gpus()
     if len(gpus) < slots.gpus_per_trial:
         if installed := len(installed_gpus()):
-            found = f"{len(gpus)} of {installed} visible (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')!r})"
+            found = (
+                f"{len(gpus)} of {installed} visible (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')!r})"
+            )
         else:
             found = "no NVIDIA GPU"
         raise InvalidArgument(

@@ -168,6 +168,8 @@ class Study:
         self._ready: deque[int] = deque()  # PENDING, in the order in which they are to start
         self._states: Counter[TrialState] = Counter()
         self._references: Counter[str] = Counter()  # checkpoint -> how many restart points, triples and best trials
+        # The donor itself may have moved on since it was saved.
+        self._saved_rows: dict[str, bytes] = {}  # checkpoint -> the row (d,) that it was trained with
         self._best: int | None = None
         self._first_errors: list[str] = []
         self._stopping = False
@@ -228,9 +230,9 @@ class Study:
         return self._scheduler.max_resource
 
     @property
-    def slow_searcher(self) -> bool:
-        """Whether suggestions of this study's searcher belong off the loop."""
-        return self._searcher.background
+    def preload(self) -> Callable[[], object] | None:
+        """What gets another process ready for the searcher's slow suggestions; None: it has none."""
+        return self._searcher.preload
 
     @property
     def best(self) -> int | None:
@@ -264,7 +266,9 @@ class Study:
         return self._trials[trial].state is TrialState.RUNNING and self._trials[trial].told is Action.CONTINUE
 
     def may_retry(self, trial: int) -> bool:
-        return not self._stopping and self._trials[trial].failures < self.max_failures
+        """Whether a failure of `trial` now is not its last. What was told to stop is not tried again."""
+        stopped = self._trials[trial].told is Action.STOP
+        return not (stopped or self._stopping) and self._trials[trial].failures < self.max_failures
 
     def count(self, state: TrialState) -> int:
         return self._states[state]
@@ -382,7 +386,9 @@ class Study:
                 how="resumed",
             )
         segment = trial.segment + 1
-        row = self._scheduler.explore(self._row(resumption.donor), resumption.trial, segment, resumption.step)
+        assert resumption.checkpoint is not None
+        donated = np.frombuffer(self._saved_rows[resumption.checkpoint], dtype=np.float64)
+        row = self._scheduler.explore(donated, resumption.trial, segment, resumption.step)
         return Started(
             time=time,
             trial=resumption.trial,
@@ -467,10 +473,13 @@ class Study:
         trial = self._trials[record.trial]
         # Without a checkpoint the trial can only begin again from scratch, or go on in place.
         effects = self._restart_point(trial, record.checkpoint, record.step if record.checkpoint is not None else 0)
-        if trial.state is TrialState.RUNNING and trial.told is Action.PAUSE:
+        if trial.state in ENDED and record.trial != self._best:  # a better one has ended since the save was asked for
+            effects += self._restart_point(trial, None, 0)
+        elif trial.state is TrialState.RUNNING and trial.told is Action.PAUSE:
             self._move(record.trial, TrialState.PAUSED)
             if record.checkpoint is not None:
                 self._references[record.checkpoint] += 1
+                self._saved_rows[record.checkpoint] = trial.row
             self._scheduler.saved(record.trial, record.step, record.checkpoint)
             effects += self._released() + self._close(record.time)
         return effects
@@ -560,6 +569,7 @@ class Study:
         if self._references[checkpoint]:
             return []
         del self._references[checkpoint]
+        self._saved_rows.pop(checkpoint, None)
         return [Release(checkpoint)]
 
     def _close(self, time: float) -> list[Effect]:

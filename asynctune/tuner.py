@@ -7,7 +7,6 @@ study, synchronously, in the callback that brings a frame in; a slot's coroutine
 import asyncio
 import math
 import os
-import pickle
 import shutil
 import sys
 import time
@@ -20,9 +19,11 @@ from typing import Any, Self
 import cloudpickle
 
 from asynctune import _wire as wire
+from asynctune.advisor import Advisor
 from asynctune.errors import InvalidArgument, RunFailed
 from asynctune.journal import CHECKPOINTS, FILENAME, Journal, log_file
 from asynctune.processes import InlineWorker, Worker
+from asynctune.progress import Progress
 from asynctune.records import (
     ENDED,
     Action,
@@ -39,11 +40,9 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
-from asynctune.progress import Progress
 from asynctune.results import Result
 from asynctune.schedulers import Scheduler
 from asynctune.searchers import Searcher
-from asynctune.searchers.base import Row, Suggestion
 from asynctune.slots import Slots, SlotSpec, resolve
 from asynctune.space import Space
 from asynctune.study import Release, Save, Study, Suggest
@@ -274,9 +273,10 @@ class Tuner:
     async def _drive_all(self) -> None:
         if self._time_budget is not None:
             self._after(self._time_budget, self._stop, f"the time budget of {self._time_budget:g} s is used up")
-        if self._study.slow_searcher and self._load is not None:
-            self._advisor = Advisor(self.run_dir / "searcher.log")
         try:
+            if self._study.preload is not None and not self.inline:
+                self._advisor = Advisor(self.run_dir / "searcher.log", self._study.preload)
+                await self._advisor.start()
             async with asyncio.TaskGroup() as group:
                 for slot in self._slots:
                     group.create_task(self._drive(slot), name=f"slot-{slot.spec.index}")
@@ -284,7 +284,7 @@ class Tuner:
             raise _first(errors) from None
         finally:
             if self._advisor is not None:
-                await self._advisor.close()
+                await self._advisor.close(CLOSE_GRACE)
 
     async def _drive(self, slot: _Slot) -> None:
         """One slot, from its first trial to its last."""
@@ -310,7 +310,7 @@ class Tuner:
         def on_frame(frame: wire.FromWorker) -> None:
             try:
                 self._received(slot, frame)
-            except Exception as error:  # of a callback of the user's, or a bug of ours: the run ends with it
+            except Exception as error:  # noqa: BLE001 - of a callback of the user's, or a bug of ours: the run ends with it
                 _reject(slot.loaded, error) or _reject(slot.free, error)
 
         if self._load is None:
@@ -553,42 +553,6 @@ class Tuner:
 
     async def _change(self) -> None:
         await self._changed.wait()
-
-
-class Advisor:
-    """A process of its own for a searcher whose suggestions take long: neither its import nor its work stops the loop."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._worker: Worker | None = None
-        self._answer: asyncio.Future[Row] | None = None
-        self._job = 0
-
-    async def ask(self, call: Suggestion) -> Row:
-        """The row that `call` returns, computed in the other process."""
-        self._answer = asyncio.get_running_loop().create_future()
-        if self._worker is None:
-            environment = {"CUDA_VISIBLE_DEVICES": ""}
-            self._worker = await Worker.spawn(environment, self._log, self._received, self._died)
-        self._job += 1
-        self._worker.send(wire.Call(self._job, pickle.dumps(call)))
-        return await self._answer
-
-    async def close(self) -> None:
-        if self._worker is not None:
-            await self._worker.close(CLOSE_GRACE)
-
-    def _received(self, frame: wire.FromWorker) -> None:
-        match frame:
-            case wire.Returned(_, payload):
-                assert self._answer is not None
-                self._answer.set_result(pickle.loads(payload))
-            case wire.Error():
-                _reject(self._answer, RunFailed(f"the searcher failed: {frame.error}"))
-
-    def _died(self, cause: str) -> None:
-        self._worker = None
-        _reject(self._answer, RunFailed(f"the searcher's process {cause}"))
 
 
 def _pickled(train: Train) -> bytes:

@@ -187,7 +187,27 @@ def test_a_recipient_takes_the_donors_weights_and_step_under_a_new_segment() -> 
         assert exploit.checkpoint is not None
         donor, _, step = map(int, exploit.checkpoint.split("-"))
         assert (donor, step) == (exploit.donor, exploit.step)
+        assert exploit.config is not None
         shell.study.space.check(exploit.config)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), slots=st.integers(1, 4))
+def test_a_recipient_explores_from_the_hyperparameters_that_its_weights_were_trained_with(
+    seed: int, slots: int
+) -> None:
+    scheduler = at.PBT(perturbation_interval=2, max_resource=10, resample_probability=0.0)
+    space = {"lr": at.loguniform(1e-9, 1e9)}
+    shell = Shell(Study(space, metric="score", mode="max", num_trials=6, scheduler=scheduler), slots, seed)
+    shell.run()
+    rates: dict[str, float] = {}  # "trial-segment" -> lr
+    for record in shell.records:
+        if isinstance(record, Suggested):
+            rates[f"{record.trial}-0"] = record.config["lr"]
+        elif isinstance(record, Started) and record.config is not None and record.checkpoint is not None:
+            donor = rates[record.checkpoint.rpartition("-")[0]]
+            assert sorted((donor, record.config["lr"]))[1] == pytest.approx(1.2 * min(donor, record.config["lr"]))
+            rates[f"{record.trial}-{record.segment}"] = record.config["lr"]
 
 
 def test_what_is_still_paused_when_nothing_can_start_becomes_stopped() -> None:
@@ -309,7 +329,7 @@ def test_an_impossible_transition_is_refused() -> None:
     ],
 )
 def test_a_wrong_argument_names_the_rule_and_the_value(options: dict[str, Any], words: str) -> None:
-    arguments = {"space": SPACE, "metric": "score", "mode": "max", "num_trials": 5} | options
+    arguments: dict[str, Any] = {"space": SPACE, "metric": "score", "mode": "max", "num_trials": 5} | options
     with pytest.raises(InvalidArgument, match=words):
         Study(arguments.pop("space"), **arguments)
 

@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -73,8 +73,8 @@ def test_every_trial_runs_in_a_reused_worker_that_sees_only_its_devices(tmp_path
     assert [trial.state for trial in result.trials] == [COMPLETED] * 8
     pids = {trial.reports[0]["pid"] for trial in result.trials}
     assert 1 <= len(pids) <= 2 and os.getpid() not in pids
-    best = max(result.trials, key=lambda trial: trial.value)
-    assert result.best.id == best.id and result.best.value == best.config["x"]
+    best = max(trial.config["x"] for trial in result.trials)
+    assert result.best.value == result.best.config["x"] == best
     assert not any(alive(int(pid)) for pid in pids)
 
 
@@ -129,7 +129,7 @@ def test_nan_is_worst_and_never_best(tmp_path: Path) -> None:
 
     result = at.run(train, SPACE, **options(tmp_path))
     assert [trial.state for trial in result.trials] == [COMPLETED] * 6
-    assert math.isnan(result.trials[0].value)
+    assert str(result.trials[0].value) == "nan"
     assert result.best.id == 2
 
 
@@ -205,7 +205,7 @@ def test_a_worker_that_cannot_boot_ends_the_run_with_its_cause(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("type", ["stopping", "promotion"])
-def test_asha_trials_go_on_from_their_state(tmp_path: Path, type: str) -> None:
+def test_asha_trials_go_on_from_their_state(tmp_path: Path, type: Literal["stopping", "promotion"]) -> None:
     result = at.run(
         climb,
         SPACE,
@@ -407,7 +407,7 @@ def test_inline_failures_fail_alone_and_an_interrupt_gets_through(tmp_path: Path
 def test_hyperopt_leaves_its_random_start_and_never_stops_the_loop(tmp_path: Path) -> None:
     @local
     def train(trial: at.Trial) -> float:
-        return -((trial.config["x"] - 0.7) ** 2)
+        return -abs(float(trial.config["x"]) - 0.7)
 
     gaps: list[float] = []
 

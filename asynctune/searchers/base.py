@@ -22,8 +22,9 @@ Suggestion = Callable[[], Row]
 class BoundSearcher(Protocol):
     """A search method at work for one study. Scores are oriented: larger is better."""
 
-    background: bool
-    """Whether suggestions may be slow at all, so that another process for them is worth while."""
+    @property
+    def preload(self) -> Callable[[], object] | None:
+        """A picklable call that gets another process ready for slow suggestions, such as an import; None: there are no slow ones."""
 
     def prepare(self, trial: int) -> Suggestion:
         """The suggestion for a new trial, made of what is known now."""

@@ -20,8 +20,10 @@ import math
 import threading
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -77,9 +79,8 @@ class HyperOpt(Searcher):
 class BoundHyperOpt:
     """TPE at work for one study. The same seed and the same history give the same suggestion."""
 
-    background = True
-
     def __init__(self, space: Space, seed: int, startup: int, gamma: float, candidates: int) -> None:
+        self.preload: Callable[[], object] = _load_library
         self._space = space
         self._seed = seed
         self._startup = startup
@@ -138,6 +139,12 @@ class BoundHyperOpt:
 
 # hyperopt needs warnings silenced, which Python can only do for all threads at once: one suggestion at a time.
 _one_at_a_time = threading.Lock()
+
+
+def _load_library() -> None:
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import_module("hyperopt")
 
 
 def _suggest(columns: tuple[Column, ...], rows: Row, better: npt.NDArray[np.bool_], seed: int, candidates: int) -> Row:

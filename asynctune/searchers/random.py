@@ -29,7 +29,7 @@ class Random(Searcher):
 class BoundRandom:
     """Random search at work: it has no state, and learns nothing."""
 
-    background = False
+    preload = None
 
     def __init__(self, table: Table, seed: int) -> None:
         self._table = table

@@ -45,7 +45,7 @@ class Checkpoints:
         self._optimizers: dict[str, tuple[str, list[Group]]] = {}
         self._callbacks: list[Callable[[Path], object]] = []
         self._restored: Snapshot | None = None
-        self._last: tuple[int, str] | None = None  # step and name of the last one made
+        self._last: str | None = None  # the name of the last one made
         self._checked = False
 
     @property
@@ -111,14 +111,14 @@ class Checkpoints:
 
     def save(self, step: int) -> str:
         """Make the checkpoint of the state after `step`; return its name. It is there whole, and on disk, or not at all."""
-        if self._last is not None and self._last[0] == step:
-            return self._last[1]
         import shutil
         import tempfile
         from pathlib import Path
 
         name = f"{self._run.trial}-{self._run.segment}-{step}"
         parent = Path(self._run.save_to)
+        if name == self._last and (parent / name).exists():
+            return name
         parent.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
         replaced = making.with_name(f"{making.name}.replaced")
@@ -138,7 +138,7 @@ class Checkpoints:
         finally:
             shutil.rmtree(making, ignore_errors=True)
             shutil.rmtree(replaced, ignore_errors=True)
-        self._last = (step, name)
+        self._last = name
         return name
 
     def _write(self, directory: "Path") -> None:

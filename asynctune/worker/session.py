@@ -1,4 +1,4 @@
-"""Session: the driver's side of a running trial. One assignment, what was reported, what is asked for and when it takes effect."""
+"""Session: one assignment as it stands. What was reported, what the driver asks for, and when that takes effect."""
 
 from time import monotonic
 
