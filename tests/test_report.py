@@ -1,0 +1,231 @@
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asynctune.journal import FILENAME, encode
+from asynctune.records import (
+    Failed,
+    Finished,
+    Header,
+    Left,
+    Record,
+    Reported,
+    Started,
+    Stopping,
+    Suggested,
+    TrialState,
+)
+from asynctune.report import render
+from asynctune.report.svg import Categories, Linear, Log, Scale
+from asynctune.results import Result
+
+EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[2J\x00"
+
+
+def header(metric: str = "acc", **space: str) -> Header:
+    return Header(
+        metric=metric,
+        mode="max",
+        num_trials=None,
+        seed=0,
+        space=space or {"lr": "loguniform(1e-05, 0.1)"},
+        searcher="Random()",
+        scheduler="FIFO()",
+        slots=2,
+    )
+
+
+HEADER = header()
+
+
+def trial(
+    number: int, values: Sequence[float], config: dict[str, Any] | None = None, metric: str = "acc"
+) -> list[Record]:
+    return [
+        Suggested(trial=number, config={"lr": 10.0 ** -(1 + number % 5)} if config is None else config),
+        Started(trial=number, segment=0, step=0, until=None, slot=0),
+        *(Reported(trial=number, segment=0, step=i, metrics={metric: v}) for i, v in enumerate(values, start=1)),
+        Left(trial=number, segment=0, slot=0, busy=0.5, log=(0, 0)),
+        Finished(trial=number, state=TrialState.COMPLETED, time=1.0),
+    ]
+
+
+class Page(HTMLParser):
+    """The elements of a page, each with its attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif self._inside != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+ELEMENTS = re.compile(
+    r"html|head|meta|title|style|body|main|h[123]|div|b|p|section|dl|dt|dd|figure|svg|line|text|polyline|circle|span|i"
+    r"|table|thead|tbody|tr|th|td|script"
+)
+
+Show = Callable[..., str]
+
+
+@pytest.fixture
+def show(tmp_path: Path) -> Show:
+    def show(*records: Record, header: Header = HEADER) -> str:
+        (tmp_path / FILENAME).write_bytes(b"".join(map(encode, [header, *records])))
+        return render(Result.load(tmp_path))
+
+    return show
+
+
+def check(page: str) -> Page:
+    """The page is inert but for its own script, loads nothing, and its figures are well-formed with finite coordinates."""
+    parsed = Page(page)
+    for tag, attributes in parsed.elements:
+        assert ELEMENTS.fullmatch(tag)
+        assert not any(name.startswith("on") or name in ("src", "href", "style", "srcdoc") for name in attributes)
+    [script] = parsed.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    [policy] = [attributes["content"] for _, attributes in parsed.elements if "http-equiv" in attributes]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "url(" not in page
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page)
+    for figure in re.findall(r"<figure>(.*?)</figure>", page, re.DOTALL):
+        for element in ElementTree.fromstring(figure).iter():
+            for name in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "points"):
+                for number in element.get(name, "0").replace(",", " ").split():
+                    assert math.isfinite(float(number))
+    return parsed
+
+
+def test_a_page_says_what_a_run_found(show: Show) -> None:
+    page = check(show(*trial(0, [0.1, 0.5]), *trial(1, [0.2, 0.875]), Stopping(reason="enough", time=2.0)))
+    for words in ("0.875", "Trial 1, the best, at step 2", "FIFO()", "2 completed", "enough", "lr"):
+        assert words in page.text
+    assert "How the hyperparameters moved" not in page.text
+
+
+def test_no_text_of_a_run_becomes_markup(show: Show) -> None:
+    config = {EVIL: EVIL, "lr": 0.1}
+    evil = header(EVIL, lr=EVIL, **{EVIL: EVIL})
+    failure = [Suggested(trial=2, config=config), Failed(trial=2, error=EVIL, retry=False)]
+    page = show(
+        *trial(0, [0.5], config, EVIL), *trial(1, [0.6], config | {EVIL: "x"}, EVIL), *failure, Stopping(reason=EVIL),
+        header=evil,
+    )  # fmt: skip
+    assert "alert(1)" in check(page).text
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_value_breaks_a_figure(show: Show, data: st.DataObject) -> None:
+    plain = st.one_of(st.floats(), st.integers(), st.booleans(), st.none(), st.text(), st.lists(st.integers()))
+    domain = data.draw(
+        st.sampled_from(["loguniform(1e-05, 0.1)", "uniform(0.0, 1.0)", "choice([...])", "ordinal([1])"])
+    )
+    records = []
+    for number in range(data.draw(st.integers(0, 5))):
+        values = data.draw(st.lists(st.floats(), max_size=4))
+        records += trial(number, values, {"x": data.draw(plain), "n": {"y": data.draw(plain)}})
+    check(show(*records, header=header(x=domain, **{"n.y": domain})))
+
+
+def test_a_run_without_any_value_has_a_page(show: Show) -> None:
+    assert "no trial started" in check(show()).text
+    page = check(show(Suggested(trial=0, config={}), Failed(trial=0, error="ValueError: boom", retry=False)))
+    assert "ValueError: boom" in page.text
+    assert "Scores" not in page.text
+
+
+def test_a_large_run_is_thinned_and_the_page_says_so(show: Show) -> None:
+    page = show(*(record for number in range(310) for record in trial(number, [number / 310] * 250)))
+    assert page.count("<polyline") == 300
+    assert max(points.count(",") for points in re.findall(r'points="([^"]*)"', page)) == 200
+    text = check(page).text
+    assert "the 300 best of 310 trials" in text
+    assert "longer curves are thinned to 200 points" in text
+
+
+def test_a_curve_is_broken_where_a_value_is_not_a_number(show: Show) -> None:
+    page = show(*trial(0, [0.1, 0.2, math.nan, 0.3, 0.4]), *trial(1, [0.5, math.inf]))
+    assert [points.count(",") for points in re.findall(r'points="([^"]*)"', page)] == [1, 2, 2]
+    check(page)
+
+
+def test_one_diverged_curve_does_not_flatten_the_others(show: Show) -> None:
+    records = [record for number in range(10) for record in trial(number, [number / 10] * 10)]
+    page = check(show(*records, *trial(10, [-1e9])))
+    assert "the outer 2 % of values lie outside" in page.text
+    assert "-1e+09" in page.text  # it has its row in the table
+
+
+def test_exploits_show_how_hyperparameters_moved(show: Show) -> None:
+    exploit = Started(
+        trial=0, segment=1, step=2, until=None, slot=0, donor=1, config={"lr": 0.05, "fixed": 1}, how="exploited"
+    )
+    page = show(
+        *trial(0, [0.1, 0.2], {"lr": 0.1, "fixed": 1})[:-1],
+        *trial(1, [0.3, 0.4], {"lr": 0.01, "fixed": 2}),
+        exploit,
+        Reported(trial=0, segment=1, step=3, metrics={"acc": 0.6}),
+    )
+    text = check(page).text
+    assert "How the hyperparameters moved" in text
+    moved = page.partition("How the hyperparameters moved")[2]
+    assert moved.count("<figure>") == 1, "what no exploit changed did not move"
+    assert max(points.count(",") for points in re.findall(r'points="([^"]*)"', moved)) == 4
+
+
+def test_the_page_is_written_where_it_is_asked_for(show: Show, tmp_path: Path) -> None:
+    show(*trial(0, [0.5]))
+    path = Result.load(tmp_path).report(tmp_path / "page.html")
+    assert path == tmp_path / "page.html"
+    check(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("scale", "names"),
+    [
+        (Linear(0, 50, whole=True), ["0", "10", "20", "30", "40", "50"]),
+        (Linear(1, 3, whole=True), ["1", "2", "3"]),
+        (Log(1e-5, 1e-1), ["1e-05", "0.0001", "0.001", "0.01", "0.1"]),
+        (Log(2, 60), ["2", "5", "10", "20", "50"]),
+        (Categories(["sgd", "adam"]), ["sgd", "adam"]),
+    ],
+)
+def test_ticks_are_round_numbers(scale: Scale, names: list[str]) -> None:
+    assert [name for _, name in scale.ticks()] == names
+    places = [place for place, _ in scale.ticks()]
+    assert places == sorted(places)
+    assert all(0 <= place <= 1 for place in places)
