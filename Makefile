@@ -1,0 +1,46 @@
+# Everything runs in the checkout's own .venv, which the first target makes.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/.ready
+CORE := build/.core
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-all lint compile debug bench clean
+
+demo: $(CORE)  ## the four methods side by side on a small DCGAN, a few minutes; a second time it only summarises
+	$(PY) examples/gan/compare.py --out examples/gan/out --runs 12 --steps 60
+
+test: $(CORE)  ## what runs on every change
+	$(PY) -m pytest -m "not slow and not gpu"
+
+test-all: $(CORE)  ## the slow tests; none collected (pytest's status 5) is no failure
+	$(PY) -m pytest -m "slow and not gpu" || { status=$$?; [ $$status -eq 5 ] && echo "there are no slow tests" || exit $$status; }
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+compile: $(CORE)
+
+debug: $(READY)  ## the tests against a core with bounds checks, under asyncio's debug mode
+	rm -rf build
+	ASYNCTUNE_DEBUG=1 $(PY) setup.py --quiet build_ext --inplace
+	PYTHONASYNCIODEBUG=1 $(PY) -m pytest -m "not slow and not gpu"; status=$$?; rm -rf build; exit $$status
+
+bench: $(CORE)  ## what a trial costs beside ProcessPoolExecutor
+	$(PY) bench/trials.py
+
+clean:  ## all that was built; the environment stays
+	rm -rf build dist *.egg-info asynctune/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(INSTALL) setuptools Cython
+	$(INSTALL) --no-build-isolation --editable '.[demo,dev]'
+	touch $@
+
+$(CORE): $(READY) asynctune/_core.pyx asynctune/_core.pxd setup.py
+	$(PY) setup.py --quiet build_ext --inplace
+	mkdir -p build && touch $@

@@ -1,0 +1,72 @@
+"""What the README shows is run as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import asynctune
+
+ROOT = Path(asynctune.__file__).parent.parent
+CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+QUICK_START, _, ASK_AND_TELL = CODE
+
+IN_A_NOTEBOOK = f"""
+import asyncio
+
+async def cell():  # a notebook runs a cell's code in __main__, which has no file, inside a running loop
+    exec(compile({QUICK_START!r}, "<cell>", "exec"), globals())
+
+asyncio.run(cell())
+"""
+
+UNDER_ASYNCIO = f"""
+import asyncio
+
+async def main():
+{textwrap.indent(QUICK_START, "    ")}
+
+asyncio.run(main())
+"""
+
+AWAITED = UNDER_ASYNCIO.replace("at.run(", "await at.tune(")
+
+
+@pytest.mark.parametrize("code", [QUICK_START, UNDER_ASYNCIO, AWAITED], ids=["script", "under_asyncio", "awaited"])
+def test_the_quick_start_runs_as_pasted_in_a_script(code: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(code, encoding="utf-8")
+    run([str(tmp_path / "script.py")], tmp_path)
+
+
+def test_the_quick_start_runs_as_pasted_in_a_notebook(tmp_path: Path) -> None:
+    run(["-c", IN_A_NOTEBOOK], tmp_path)
+
+
+def run(arguments: list[str], directory: Path) -> None:
+    """Run an interpreter in an empty directory: it ends well, and leaves a page and a run of 20 trials."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    assert (directory / "report.html").exists()
+    [run_dir] = (directory / "runs").iterdir()
+    assert len(asynctune.Result.load(run_dir).trials) == 20
+
+
+def test_ask_and_tell_runs_as_pasted() -> None:
+    names: dict[str, object] = {}
+    exec(ASK_AND_TELL, names)
+    study = names["study"]
+    assert isinstance(study, asynctune.Study)
+    assert study.done
+    assert study.best is not None
