@@ -108,7 +108,7 @@ class Tuner:
         max_failures: how often a failed trial is tried again, from its last checkpoint.
         checkpoint_every: seconds between checkpoints of a running trial; default None: only when one is needed.
         callbacks: called with each event, in the driver; keep them short.
-        progress: True or False shows or hides the progress on stderr.
+        progress: True or False shows or hides the progress on stderr; default: shown, but for `slots="inline"`.
 
     Raises:
         InvalidArgument: an argument breaks its rule; raised before any worker starts.
@@ -133,7 +133,7 @@ class Tuner:
         max_failures: int = 0,
         checkpoint_every: float | None = None,
         callbacks: Iterable[Callable[[Record], object]] = (),
-        progress: bool = True,
+        progress: bool | None = None,
     ) -> None:
         if not callable(train):
             raise InvalidArgument(f"train must be a function of one argument, the trial, got {train!r}")
@@ -150,7 +150,7 @@ class Tuner:
                 raise InvalidArgument(f"callbacks must be functions of an event, got {callback!r}")
 
         self.inline = slots == "inline"
-        specs = resolve(1 if slots == "inline" else slots)
+        specs = resolve(1 if slots == "inline" else slots)[:num_trials]
         self._slots = [_Slot(spec) for spec in specs]
         self._study = Study(
             space,
@@ -179,13 +179,14 @@ class Tuner:
         self._stop_when = stop_when
         self._time_budget = time_budget
         self._checkpoint_every = checkpoint_every
-        self._progress = progress
+        self._progress = not self.inline if progress is None else progress
         self._running: dict[int, _Slot] = {}  # trial -> the slot that runs it
         self._stopping: Stopping | None = None
         self._advisor: Advisor | None = None
         self._suggesting = False
         self._events: deque[Record] | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._removals: set[asyncio.Future[None]] = set()  # of checkpoints, under way
 
     # What people call.
 
@@ -193,8 +194,12 @@ class Tuner:
         self._loop = asyncio.get_running_loop()
         self._origin = self._loop.time()
         self._changed = asyncio.Event()
+        self._open = asyncio.Event()
         self._task = self._loop.create_task(self._run(), name="asynctune")
-        self._task.add_done_callback(lambda task: self._changed.set())
+        self._task.add_done_callback(self._end)
+        await self._open.wait()
+        if self._task.done():  # the run directory is used, or cannot be written
+            self._task.result()
         return self
 
     async def __aexit__(
@@ -259,7 +264,9 @@ class Tuner:
             async with Journal(self.run_dir / FILENAME) as self._journal:
                 self._journal.append(self._header)
                 self.checkpoints.mkdir(mode=0o700)
+                self._open.set()
                 await self._drive_all()
+                await asyncio.gather(*self._removals)
             if self._stopping is not None and self._stopping.failed:
                 raise RunFailed(self._stopping.reason)
             result = Result.load(self.run_dir)
@@ -269,6 +276,10 @@ class Tuner:
                 timer.cancel()
             if progress is not None:
                 await asyncio.to_thread(progress.close, result)
+
+    def _end(self, task: asyncio.Task[Result]) -> None:
+        self._open.set()
+        self._changed.set()
 
     async def _drive_all(self) -> None:
         if self._time_budget is not None:
@@ -486,7 +497,7 @@ class Tuner:
                     case Save(trial):
                         self._keep(trial)
                     case Release(checkpoint):
-                        self._loop.run_in_executor(None, shutil.rmtree, self.checkpoints / checkpoint, True)
+                        self._remove(checkpoint)
             if isinstance(record, Stopping):
                 self._stopping = record
                 self._wind_down(record)
@@ -514,6 +525,11 @@ class Tuner:
                 slot.worker.send(wire.Pause(slot.job))
             case Action.STOP:
                 slot.worker.send(wire.End(slot.job))
+
+    def _remove(self, checkpoint: str) -> None:
+        removal = self._loop.run_in_executor(None, shutil.rmtree, self.checkpoints / checkpoint, True)
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
 
     def _keep(self, trial: int) -> None:
         """Have the trial saved that just completed as the best so far: its worker still holds what it tracked."""

@@ -124,7 +124,7 @@ def test_records_reach_the_disk_while_the_run_goes_on(tmp_path: Path) -> None:
         async with Journal(tmp_path / FILENAME) as journal:
             journal.append(HEADER)
             async with asyncio.timeout(10):
-                while not list(read(tmp_path / FILENAME)):  # noqa: ASYNC110
+                while not list(read(tmp_path / FILENAME)):
                     await asyncio.sleep(0.001)
 
     asyncio.run(main())

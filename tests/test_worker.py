@@ -577,6 +577,23 @@ def test_a_later_attempt_replaces_a_checkpoint_of_the_same_name(run: Runner) -> 
     assert list(run.checkpoints.iterdir()) == [path]
 
 
+def test_one_state_is_saved_once_unless_it_is_gone(run: Runner) -> None:
+    def train(trial: Trial) -> None:
+        trial.on_save(made.append)
+        trial.report(loss=1)
+
+    made: list[Path] = []
+    run(train)
+    assert run.session is not None
+    run.session.save()
+    run.session.save()
+    assert len(made) == 1
+    (run.checkpoints / "7-0-1").rmdir()  # the driver needs it no more, and then again
+    run.session.save()
+    assert len(made) == 2
+    assert (run.checkpoints / "7-0-1").exists()
+
+
 def test_a_trial_that_is_done_can_still_be_saved(run: Runner) -> None:
     counter = Counter()
 
