@@ -142,8 +142,10 @@ cdef class Table:
             bits.key, bits.counter = absorb(key, j), 0
             if not active(domain, new):
                 new[j] = NAN
-            elif domain.kind == CHOICE or isnan(row[j]) or next_uniform(&bits) < resample_probability:
+            elif isnan(row[j]) or next_uniform(&bits) < resample_probability:
                 new[j] = draw(domain, &bits)
+            elif domain.kind == CHOICE:
+                new[j] = row[j]
             else:
                 new[j] = perturb(domain, row[j], factor, &bits)
 
@@ -167,8 +169,8 @@ cdef class Table:
         Each active hyperparameter is drawn anew with `resample_probability` in [0, 1], else multiplied or divided by
         `perturbation_factor` > 1 with equal chance, inside its bounds. A value on a grid moves by at least one step.
         Where zero is inside the bounds, a value nearer to it than a tenth of the range (NORMAL: than the standard
-        deviation) moves by (factor - 1) times that, up or down. ORDINAL goes to a neighbour; CHOICE is drawn anew, and
-        with it what its branch switches on.
+        deviation) moves by (factor - 1) times that, up or down. ORDINAL goes to a neighbour. CHOICE has no near and far:
+        it is drawn anew or stays what the weights were trained with; what a new branch switches on is drawn.
         """
         if row.shape[0] != self.size:
             raise InvalidArgument(f"row must have length {self.size}, got {row.shape[0]}")

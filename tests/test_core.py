@@ -190,7 +190,7 @@ def test_branch_is_active_without_its_parent() -> None:
     for trial in range(200):
         row = table.sample(Stream(0, SAMPLE, trial))
         check_branches(row)
-        new = table.explore(row, Stream(0, EXPLORE, trial), 0.0, 1.2)
+        new = table.explore(row, Stream(0, EXPLORE, trial), 0.5, 1.2)
         check_branches(new)
         seen.add((row[0], new[0]))
     assert len(seen) == 4
@@ -310,8 +310,9 @@ def test_ordinal_jumps_over_a_neighbour() -> None:
     assert set(explored(one(ORDINAL, 0, 4), 4, 50)) == {3}
 
 
-def test_choice_is_perturbed() -> None:
-    assert set(explored(one(CHOICE, 0, 3), 0, 100)) == {0, 1, 2, 3}
+def test_choice_moves_without_being_drawn_anew() -> None:
+    assert set(explored(one(CHOICE, 0, 3), 1, 100)) == {1}
+    assert set(explored(one(CHOICE, 0, 3), 1, 100, p=1.0)) == {0, 1, 2, 3}
 
 
 def test_resampling_is_rarer_than_asked_for() -> None:
