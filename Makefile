@@ -9,7 +9,7 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint
 .PHONY: demo test test-all lint compile debug bench clean
 
 demo: $(CORE)  ## the four methods side by side on a small DCGAN, a few minutes; a second time it only summarises
-	$(PY) examples/gan/compare.py --out examples/gan/out --runs 12 --steps 60
+	$(PY) examples/gan/compare.py --out examples/gan/out --runs 16 --steps 150
 
 test: $(CORE)  ## what runs on every change
 	$(PY) -m pytest -m "not slow and not gpu"

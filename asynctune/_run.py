@@ -93,7 +93,7 @@ class _Keyboard:
             if self._pressed:
                 raise KeyboardInterrupt from None
             raise
-        if self._pressed:
+        if self._pressed or self._tuner.interrupted:
             raise KeyboardInterrupt
         return result
 

@@ -24,6 +24,7 @@ __all__ = [
     "FromWorker",
     "Load",
     "Loaded",
+    "NotSaved",
     "Pause",
     "Ready",
     "Report",
@@ -64,7 +65,8 @@ class Run(Frame, frozen=True):
     trial: int
     segment: int
     seed: int
-    config: dict[str, Any]
+    config: bytes  # pickled: MessagePack would make lists of tuples
+    metric: str  # what every report must hold
     step: int
     stop: int | None
     until: int | None  # the first report at this step or later is answered; None: none is
@@ -132,17 +134,21 @@ class Saved(Frame, frozen=True):
     checkpoint: str | None
 
 
-class Done(Frame, frozen=True):
-    """The trainable returned.
+class NotSaved(Frame, frozen=True):
+    """A Save after Done raised `error`, one line."""
 
-    A number that it returned is `value`, a dict is `metrics`. `ended`: it left because of End. `saveable`: a Save would find something
-    to save. `busy` is the time in seconds in user code, without waiting for answers and without saving. `log` is the range of bytes
-    in the worker's log that the job wrote.
+    job: int
+    error: str
+
+
+class Done(Frame, frozen=True):
+    """The trainable returned; a result that it returned came before, as a Report.
+
+    `ended`: it left because of End. `saveable`: a Save would find something to save. `busy` is the time in seconds in user code,
+    without waiting for answers and without saving. `log` is the range of bytes in the worker's log that the job wrote.
     """
 
     job: int
-    value: float | None
-    metrics: dict[str, float] | None
     ended: bool
     saveable: bool
     busy: float
@@ -167,7 +173,7 @@ class Returned(Frame, frozen=True):
 
 
 ToWorker = Load | Run | Continue | Pause | Save | End | Call
-FromWorker = Ready | Loaded | Report | Saved | Done | Error | Returned
+FromWorker = Ready | Loaded | Report | Saved | NotSaved | Done | Error | Returned
 
 F = TypeVar("F")
 

@@ -49,6 +49,11 @@ class Advisor:
         self._call(call)
         return await self._answer
 
+    def kill(self) -> None:
+        """End the process at once; a question under way fails."""
+        if self._worker is not None:
+            self._worker.kill()
+
     async def close(self, grace: float) -> None:
         if self._worker is not None:
             await self._worker.close(grace)
@@ -60,7 +65,9 @@ class Advisor:
 
     def _received(self, frame: wire.FromWorker) -> None:
         match frame:
-            case wire.Returned(job, payload) if job == self._job and self._answer is not None:
+            case wire.Returned(job, payload) if (
+                job == self._job and self._answer is not None and not self._answer.done()
+            ):
                 self._answer.set_result(pickle.loads(payload))
             case wire.Error():
                 self._fail(f"the searcher failed: {frame.error}")

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -128,6 +128,7 @@ class Journal:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._lines: list[bytes] = []
+        self._calls: list[Callable[[], object]] = []
         self._wake = asyncio.Event()
         self._closing = False
         self._error: JournalError | None = None
@@ -142,13 +143,23 @@ class Journal:
         self._lines.append(encode(record))
         self._wake.set()
 
+    def when_written(self, call: Callable[[], object]) -> None:
+        """Call when all that was appended so far is written; on the loop, right after the write."""
+        self._calls.append(call)
+        self._wake.set()
+
     async def __aenter__(self) -> Self:
         # A thread of its own: in the loop's shared executor, calls of the user's could starve the journal.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="asynctune-journal")
         try:
-            self._file = await aiofiles.open(
-                self.path, "xb", buffering=0, opener=_create, executor=self._thread, loop=asyncio.get_running_loop()
-            )
+            opening = asyncio.create_task(self._make(), name="asynctune-journal")
+            try:
+                self._file = await asyncio.shield(opening)
+            except asyncio.CancelledError:  # which does not stop the thread
+                with contextlib.suppress(OSError):
+                    await (await opening).close()
+                    self.path.unlink()
+                raise
         except BaseException as error:
             self._thread.shutdown(wait=False)
             if isinstance(error, FileExistsError) and self.path.exists():
@@ -161,6 +172,11 @@ class Journal:
         self._owner = owner
         self._writer = asyncio.create_task(self._write(), name="asynctune-journal")
         return self
+
+    async def _make(self) -> Any:
+        return await aiofiles.open(
+            self.path, "xb", buffering=0, opener=_create, executor=self._thread, loop=asyncio.get_running_loop()
+        )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -177,7 +193,7 @@ class Journal:
     async def _write(self) -> None:
         try:
             try:
-                while self._lines or not self._closing:
+                while self._lines or self._calls or not self._closing:
                     # Cancelled with all tasks of a loop that is torn down: the owner's block still ends, and closes.
                     with contextlib.suppress(asyncio.CancelledError):
                         await self._wake.wait()
@@ -185,9 +201,12 @@ class Journal:
                             await asyncio.sleep(GATHER)
                     self._wake.clear()
                     lines, self._lines = self._lines, []
+                    calls, self._calls = self._calls, []
                     rest = b"".join(lines)
                     while rest:  # a full disk shows as a short write first, and as an error only then
                         rest = rest[await self._file.write(rest) :]
+                    for call in calls:
+                        call()
             finally:
                 await self._file.close()
         except OSError as error:

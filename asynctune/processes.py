@@ -13,7 +13,7 @@ from pathlib import Path
 import asynctune
 from asynctune._wire import Decoder, End, FromWorker, Ready, Run, Save, ToWorker, encode
 from asynctune.errors import ProtocolError, WorkerDied
-from asynctune.worker.job import run_job
+from asynctune.worker.job import run_job, save_ended
 from asynctune.worker.session import Session
 
 __all__ = ["InlineWorker", "Worker"]
@@ -258,8 +258,8 @@ class InlineWorker:
                 self._session = None
                 self._channel.job = frame.job
                 self._session = run_job(self._function, frame, self._channel)
-            case Save(job) if self._session is not None and self._session.run.job == job:
-                self._session.save()
+            case Save():
+                save_ended(self._session, frame, self._channel)
             case _:
                 pass  # as in a worker: its job is over
 

@@ -41,6 +41,12 @@ class TrialState(enum.IntEnum):
     STOPPED = 4  # ended by a decision, a time budget or a request
     FAILED = 5  # its last permitted attempt failed
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
+
 
 _NEXT: dict[TrialState, frozenset[TrialState]] = {
     TrialState.PENDING: frozenset({TrialState.RUNNING, TrialState.STOPPED}),

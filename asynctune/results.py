@@ -152,6 +152,8 @@ class TrialResult:
         """What it printed, over all its starts."""
         parts = []
         for slot, first, last in self._logs:
+            if not (self._run_dir / log_file(slot)).exists():  # an inline trial printed where the driver prints
+                continue
             with open(self._run_dir / log_file(slot), "rb") as file:
                 file.seek(first)
                 parts.append(file.read(last - first))
@@ -245,6 +247,7 @@ class Result:
         from asynctune.report import render
 
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(self), encoding="utf-8")
         return path
 

@@ -36,19 +36,24 @@ from asynctune.schedulers.base import check_integer
 from asynctune.searchers import Random, Searcher
 from asynctune.searchers.base import Row, Suggestion
 from asynctune.space import Space
+from asynctune.worker.trial import measurements
 
 __all__ = ["Assignment", "Decision", "Release", "Save", "Study", "Suggest"]
+
+_NOTHING_SAVED = (
+    "this scheduler pauses trials, but trial {} has nothing to save: call trial.track(...) or trial.on_save(...); "
+    "if there is no state, trial.on_save(lambda directory: None)"
+)
 
 #: The first trials that fail with one and the same exception end the run: it is the program, not the configuration.
 FAIL_FAST = 3
 
 
 class Suggest(NamedTuple):
-    """Wanted: the configuration of a new trial. Carry out `call`, decode its row, apply it as `Suggested`."""
+    """Wanted: the configuration of a new trial. Call `suggestion(trial)`, decode its row, apply it as `Suggested`."""
 
     trial: int
-    call: Suggestion
-    slow: bool  # off the loop, please
+    slow: bool  # the call may take long: off the loop, please
 
 
 class Save(NamedTuple):
@@ -171,6 +176,7 @@ class Study:
         # The donor itself may have moved on since it was saved.
         self._saved_rows: dict[str, bytes] = {}  # checkpoint -> the row (d,) that it was trained with
         self._best: int | None = None
+        self._kept: int | None = None  # the best so far of which the checkpoint is there
         self._first_errors: list[str] = []
         self._stopping = False
         self._closed = False  # what is still paused has been told to end
@@ -213,6 +219,10 @@ class Study:
             return self._offer_new(slot, time) or self._offer_paused(slot, warm, time)
         return self._offer_paused(slot, warm, time) or self._offer_new(slot, time)
 
+    def suggestion(self, trial: int) -> Suggestion:
+        """The call that finds the configuration of a new trial, a row (d,), from what is known now."""
+        return self._searcher.prepare(trial)
+
     @property
     def done(self) -> bool:
         """Whether nothing runs and nothing more will."""
@@ -244,18 +254,18 @@ class Study:
         return len(self._trials)
 
     def state(self, trial: int) -> TrialState:
-        return self._trials[trial].state
+        return self._known(trial).state
 
     def step(self, trial: int) -> int:
         """The last step that `trial` reported."""
-        return self._trials[trial].step
+        return self._known(trial).step
 
     def segment(self, trial: int) -> int:
         return self._trials[trial].segment
 
     def config(self, trial: int) -> dict[str, Any]:
         """The configuration of the trial's present segment, decoded afresh."""
-        return self.space.decode(self._row(trial))
+        return self.space.decode(self._row(self._known(trial)))
 
     def trial_seed(self, trial: int) -> int:
         """The seed that user code gets, 0 <= seed < 2**31; the same in every segment and attempt."""
@@ -266,9 +276,10 @@ class Study:
         return self._trials[trial].state is TrialState.RUNNING and self._trials[trial].told is Action.CONTINUE
 
     def may_retry(self, trial: int) -> bool:
-        """Whether a failure of `trial` now is not its last. What was told to stop is not tried again."""
-        stopped = self._trials[trial].told is Action.STOP
-        return not (stopped or self._stopping) and self._trials[trial].failures < self.max_failures
+        """Whether a failure of `trial` now is not its last: never of one told to stop, always if the run is to end."""
+        if self._trials[trial].told is Action.STOP:
+            return False
+        return self._stopping or self._trials[trial].failures < self.max_failures
 
     def count(self, state: TrialState) -> int:
         return self._states[state]
@@ -279,7 +290,7 @@ class Study:
         """Hand out the next piece of work, or None: nothing can start before other trials report (or `done`)."""
         offer = self.offer()
         while isinstance(offer, Suggest):
-            self._follow(Suggested(trial=offer.trial, config=self.space.decode(offer.call())))
+            self._follow(Suggested(trial=offer.trial, config=self.space.decode(self.suggestion(offer.trial)())))
             offer = self.offer()
         if offer is None:
             return None
@@ -297,11 +308,10 @@ class Study:
 
         Raises:
             InvalidArgument: the trial does not run, its step does not increase, or the study's metric is missing.
+            TypeError: a metric is not a real number.
         """
         trial = self._running(trial_id)
-        values = {**(metrics or {}), **more}
-        if self.metric not in values:
-            raise InvalidArgument(f"trial {trial_id}: the metric {self.metric!r} must be told, got {sorted(values)}")
+        values = measurements({**(metrics or {}), **more}, self.metric)
         check_integer("step", step, at_least=trial.step + 1)
         before = trial.segment
         report = Reported(trial=trial_id, segment=before, step=step, metrics=values)
@@ -316,10 +326,14 @@ class Study:
         return Decision(Action.CONTINUE, trial.until)
 
     def finish(self, trial_id: int, *, error: str | None = None) -> None:
-        """The trial ended by itself, or failed with `error`. Nothing happens if a decision ended it before."""
-        if 0 <= trial_id < len(self._trials) and self._trials[trial_id].state in ENDED:
+        """The trial ended by itself, or failed with `error`. Nothing happens if a decision stopped or paused it before.
+
+        One that ends by itself without a report has failed.
+        """
+        if self._known(trial_id).state in ENDED | {TrialState.PAUSED}:
             return
         self._running(trial_id)
+        error = error or self.nothing_reported(trial_id)
         if error is None:
             self._follow(Finished(trial=trial_id, state=self.final_state(trial_id)))
         else:
@@ -331,11 +345,20 @@ class Study:
         short = self.max_resource is None or step < self.max_resource
         return TrialState.STOPPED if told is Action.STOP and short else TrialState.COMPLETED
 
-    def _running(self, trial_id: int) -> _Trial:
-        if not 0 <= trial_id < len(self._trials) or self._trials[trial_id].state is not TrialState.RUNNING:
-            state = self._trials[trial_id].state.name if 0 <= trial_id < len(self._trials) else "unknown"
-            raise InvalidArgument(f"trial {trial_id!r} must be RUNNING, it is {state}")
+    def nothing_reported(self, trial: int) -> str | None:
+        """What is wrong with a trial that ends by itself now; None: it has reported."""
+        return None if self._trials[trial].step else f"ended without a report of {self.metric!r}"
+
+    def _known(self, trial_id: int) -> _Trial:
+        if isinstance(trial_id, bool) or not isinstance(trial_id, int) or not 0 <= trial_id < len(self._trials):
+            raise InvalidArgument(f"trial_id must be one of the {len(self._trials)} trials so far, got {trial_id!r}")
         return self._trials[trial_id]
+
+    def _running(self, trial_id: int) -> _Trial:
+        trial = self._known(trial_id)
+        if trial.state is not TrialState.RUNNING:
+            raise InvalidArgument(f"trial {trial_id} must be RUNNING, it is {trial.state}")
+        return trial
 
     def _follow(self, record: Record) -> list[Effect]:
         """Apply `record` and every record that follows from it; return all effects."""
@@ -367,7 +390,7 @@ class Study:
         if not self._may_grow():
             return None
         number = len(self._trials)
-        return Suggest(number, self._searcher.prepare(number), self._searcher.slow(number))
+        return Suggest(number, self._searcher.slow(number))
 
     def _offer_paused(self, slot: int, warm: int | None, time: float) -> Started | None:
         resumption = self._scheduler.resumable(warm)
@@ -379,7 +402,7 @@ class Study:
                 time=time,
                 trial=resumption.trial,
                 segment=trial.segment,
-                step=trial.step if warm == resumption.trial else trial.checkpoint_step,
+                step=trial.checkpoint_step,
                 until=resumption.until,
                 slot=slot,
                 checkpoint=trial.checkpoint,
@@ -449,7 +472,9 @@ class Study:
         verdict = self._scheduler.report(record.trial, record.step, score)
         for level in verdict.recorded:
             self._searcher.observe(record.trial, level, score)
-        if trial.until is None or record.step < trial.until or trial.told is not Action.CONTINUE:
+        if trial.until is None or record.step < trial.until or trial.told is Action.STOP:
+            return []
+        if trial.told is Action.PAUSE and verdict.action is not Action.STOP:
             return []
         return [
             Decided(
@@ -471,17 +496,22 @@ class Study:
 
     def _saved(self, record: Saved) -> list[Effect]:
         trial = self._trials[record.trial]
-        # Without a checkpoint the trial can only begin again from scratch, or go on in place.
         effects = self._restart_point(trial, record.checkpoint, record.step if record.checkpoint is not None else 0)
         if trial.state in ENDED and record.trial != self._best:  # a better one has ended since the save was asked for
             effects += self._restart_point(trial, None, 0)
+        elif trial.state in ENDED:
+            if self._kept is not None and self._kept != record.trial:
+                effects += self._restart_point(self._trials[self._kept], None, 0)
+            self._kept = record.trial
         elif trial.state is TrialState.RUNNING and trial.told is Action.PAUSE:
             self._move(record.trial, TrialState.PAUSED)
-            if record.checkpoint is not None:
+            held = self._scheduler.saved(record.trial, record.step, record.checkpoint)
+            if held and record.checkpoint is not None:
                 self._references[record.checkpoint] += 1
                 self._saved_rows[record.checkpoint] = trial.row
-            self._scheduler.saved(record.trial, record.step, record.checkpoint)
             effects += self._released() + self._close(record.time)
+            if record.checkpoint is None and not self._stopping:
+                effects.append(Stopping(time=record.time, reason=_NOTHING_SAVED.format(record.trial), failed=True))
         return effects
 
     def _failed(self, record: Failed) -> list[Effect]:
@@ -489,7 +519,7 @@ class Study:
         trial.failures += 1
         if record.retry:
             self._move(record.trial, TrialState.PENDING)
-            trial.step = trial.checkpoint_step
+            trial.step, trial.value = trial.checkpoint_step, math.nan
             trial.until = self._scheduler.retried(record.trial, trial.checkpoint_step)
             self._ready.appendleft(record.trial)
             return []
@@ -523,7 +553,7 @@ class Study:
         self._searcher.ended(record.trial, failed=False)
         effects: list[Effect] = []
         if completed and self._is_best(trial.value):
-            if self._best is not None:
+            if self._best is not None and self._best != self._kept:
                 effects += self._restart_point(self._trials[self._best], None, 0)
             self._best = record.trial
             effects.append(Save(record.trial))
@@ -547,8 +577,8 @@ class Study:
         self._states[state] += 1
         trial.state = state
 
-    def _row(self, number: int) -> Row:
-        return np.frombuffer(self._trials[number].row, dtype=np.float64)
+    def _row(self, trial: _Trial) -> Row:
+        return np.frombuffer(trial.row, dtype=np.float64)
 
     def _is_best(self, value: float) -> bool:
         if not math.isfinite(value):

@@ -19,7 +19,7 @@ LAYERS = [
     ["worker", "searchers", "slots"],
     ["schedulers", "processes", "advisor", "journal", "results"],
     ["study", "progress"],
-    ["tuner"],
+    ["engine", "tuner"],
     ["report", "_run"],
 ]
 HEIGHT = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}

@@ -46,7 +46,7 @@ class Hired:
             cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
         self.worker.send(wire.Load(payload, sys.path, str(self.directory)))
         fields: dict[str, Any] = {
-            "job": 1, "trial": 0, "segment": 0, "seed": 0, "config": {}, "step": 0, "stop": None, "until": None,
+            "job": 1, "trial": 0, "segment": 0, "seed": 0, "config": pickle.dumps({}), "metric": "loss", "step": 0, "stop": None, "until": None,
             "restore": None, "save_to": str(self.directory / "c"), "checkpoint_every": None, "device": "cpu",
         }  # fmt: skip
         self.worker.send(wire.Run(**(fields | changes)))
@@ -336,7 +336,7 @@ async def test_a_child_that_holds_the_socket_does_not_hide_a_death(h: Hired) -> 
         if (child := os.fork()) == 0:
             os.setsid()  # out of the reach of the group's signal
             time.sleep(60)
-        trial.report(child=child)
+        trial.report(loss=0, child=child)
         os._exit(3)
 
     h.run(train)
@@ -348,7 +348,7 @@ async def test_a_child_that_holds_the_socket_does_not_hide_a_death(h: Hired) -> 
 async def test_children_die_with_their_worker(h: Hired) -> None:
     def train(trial: Any) -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-        trial.report(child=child.pid)
+        trial.report(loss=0, child=child.pid)
         os._exit(3)
 
     h.run(train)
@@ -509,10 +509,10 @@ def test_an_inline_worker_pauses_saves_and_leaves(tmp_path: Path) -> None:
 
     frames: list[Any] = []
     worker = InlineWorker(train, on_frame)
-    worker.send(wire.Run(3, 0, 0, 0, {}, 0, None, 1, None, str(tmp_path / "c"), None, "cpu"))
+    worker.send(wire.Run(3, 0, 0, 0, pickle.dumps({}), "loss", 0, None, 1, None, str(tmp_path / "c"), None, "cpu"))
     assert [type(frame).__name__ for frame in frames] == ["Report", "Saved", "Done", "Saved"]
     worker.send(wire.End(3))
-    worker.send(wire.Run(4, 1, 0, 0, {}, 5, None, None, None, str(tmp_path / "c"), None, "cpu"))
+    worker.send(wire.Run(4, 1, 0, 0, pickle.dumps({}), "loss", 5, None, None, None, str(tmp_path / "c"), None, "cpu"))
     assert [type(frame).__name__ for frame in frames[4:]] == ["Done"]
 
 
@@ -522,5 +522,5 @@ def test_a_keyboard_interrupt_comes_out_of_an_inline_worker(tmp_path: Path) -> N
 
     with pytest.raises(KeyboardInterrupt):
         InlineWorker(train, lambda frame: None).send(
-            wire.Run(1, 0, 0, 0, {}, 0, None, None, None, str(tmp_path), None, "cpu")
+            wire.Run(1, 0, 0, 0, pickle.dumps({}), "loss", 0, None, None, None, str(tmp_path), None, "cpu")
         )

@@ -65,7 +65,9 @@ class Shell:
     def start(self, slot: int) -> bool:
         offer = self.study.offer(slot)
         if isinstance(offer, Suggest):
-            self.commit(Suggested(trial=offer.trial, config=self.study.space.decode(offer.call())))
+            self.commit(
+                Suggested(trial=offer.trial, config=self.study.space.decode(self.study.suggestion(offer.trial)()))
+            )
             offer = self.study.offer(slot)
         if not isinstance(offer, Started):
             return False
@@ -153,16 +155,17 @@ def test_replayed_records_lead_to_the_same_next_decision(scheduler: str, seed: i
     for record in records:
         first.apply(record)
         second.apply(record)
-        assert _text(first.offer()) == _text(second.offer())
+        assert _offer(first) == _offer(second)
     for record in live.records[len(records) :]:
         first.apply(record)
-    assert _text(first.offer()) == _text(live.study.offer())
+    assert _offer(first) == _offer(live.study)
     trials = range(len(live.study))
     assert [first.state(trial) for trial in trials] == [live.study.state(trial) for trial in trials]
 
 
-def _text(offer: Started | Suggest | None) -> str:
-    return repr((offer.trial, list(offer.call()))) if isinstance(offer, Suggest) else repr(offer)
+def _offer(study: Study) -> str:
+    offer = study.offer()
+    return repr((offer, list(study.suggestion(offer.trial)())) if isinstance(offer, Suggest) else offer)
 
 
 @pytest.mark.parametrize("scheduler", ["pbt", "synchronous"])
@@ -298,7 +301,7 @@ def test_a_wrong_tell_names_the_rule(told: dict[str, Any], words: str) -> None:
 
 def test_telling_a_trial_that_does_not_run_is_refused() -> None:
     study = make("fifo")
-    with pytest.raises(InvalidArgument, match="trial 5 must be RUNNING, it is unknown"):
+    with pytest.raises(InvalidArgument, match="trial_id must be one of the 0 trials so far, got 5"):
         study.tell(5, step=1, score=0.0)
 
 
@@ -306,6 +309,7 @@ def test_an_impossible_transition_is_refused() -> None:
     study = make("fifo")
     job = study.ask()
     assert job is not None
+    study.tell(job.trial_id, step=1, score=0.0)
     study.finish(job.trial_id)
     with pytest.raises(AsynctuneError, match="trial 0: COMPLETED cannot become FAILED"):
         study.apply(Failed(trial=0, error="ValueError: late", retry=False))
@@ -332,6 +336,67 @@ def test_a_wrong_argument_names_the_rule_and_the_value(options: dict[str, Any], 
     arguments: dict[str, Any] = {"space": SPACE, "metric": "score", "mode": "max", "num_trials": 5} | options
     with pytest.raises(InvalidArgument, match=words):
         Study(arguments.pop("space"), **arguments)
+
+
+@pytest.mark.parametrize("scheduler", ["promotion", "pbt"])
+def test_a_loop_that_finishes_whatever_it_was_told_works_with_every_scheduler(scheduler: str) -> None:
+    study = make(scheduler)
+    while (job := study.ask()) is not None:
+        for step in range(job.start_step + 1, 10):
+            if study.tell(job.trial_id, step=step, score=1.0 / (1 + job.trial_id)).action is not Action.CONTINUE:
+                break
+        study.finish(job.trial_id)
+    assert study.done and all(study.state(trial) in ENDED for trial in range(8))
+
+
+def test_a_trial_that_ends_without_a_report_has_failed() -> None:
+    study = make("fifo")
+    job = study.ask()
+    assert job is not None
+    study.finish(job.trial_id)
+    assert study.state(job.trial_id) is TrialState.FAILED
+
+
+@pytest.mark.parametrize("value", ["high", None, 10**400, [1.0]])
+def test_a_value_that_is_no_number_changes_nothing(value: Any) -> None:
+    study = make("fifo")
+    job = study.ask()
+    assert job is not None
+    with pytest.raises((TypeError, InvalidArgument), match="metric 'score' must be"):
+        study.tell(job.trial_id, step=1, score=value)
+    assert study.tell(job.trial_id, step=1, score=0.5).action is Action.CONTINUE
+
+
+def test_a_trial_that_is_to_pause_and_reaches_its_end_completes() -> None:
+    study = Study(SPACE, metric="score", mode="max", num_trials=1, scheduler=at.ASHA(max_resource=2, min_resource=2))
+    assert study.ask() is not None
+    study.apply(Stopping(reason="enough"))
+    study.apply(Decided(trial=0, segment=0, step=0, action=Action.PAUSE))
+    [decision] = study.apply(Reported(trial=0, segment=0, step=2, metrics={"score": 1.0}))
+    assert isinstance(decision, Decided) and decision.action is Action.STOP
+    study.apply(decision)
+    assert study.final_state(0) is TrialState.COMPLETED
+
+
+def test_pausing_with_nothing_saved_ends_the_run_with_what_to_do() -> None:
+    study = make("promotion")
+    assert study.ask() is not None
+    study.apply(Reported(trial=0, segment=0, step=1, metrics={"score": 1.0}))
+    study.apply(Decided(trial=0, segment=0, step=1, action=Action.PAUSE))
+    [stopping] = study.apply(Saved(trial=0, segment=0, step=1, checkpoint=None))
+    assert isinstance(stopping, Stopping) and stopping.failed and "trial.track" in stopping.reason
+
+
+def test_the_last_best_checkpoint_is_kept_until_the_next_is_there() -> None:
+    study = make("fifo")
+    for trial, score in ((0, 1.0), (1, 2.0)):
+        assert study.ask() is not None
+        study.tell(trial, step=1, score=score)
+        effects = study.apply(Finished(trial=trial, state=TrialState.COMPLETED))
+        assert effects == [Save(trial)]
+        if trial == 0:
+            study.apply(Saved(trial=0, segment=0, step=1, checkpoint="0-0-1"))
+    assert study.apply(Saved(trial=1, segment=0, step=1, checkpoint="1-0-1")) == [Release("0-0-1")]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

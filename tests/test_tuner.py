@@ -16,8 +16,8 @@ from typing import Any, Literal
 import pytest
 
 import asynctune as at
-from asynctune.errors import InvalidArgument, RunFailed
-from asynctune.records import Record, Reported, TrialState
+from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed
+from asynctune.records import Record, Reported, Saved, TrialState
 
 SPACE = {"x": at.uniform(0.0, 1.0)}
 COMPLETED, STOPPED, FAILED, PAUSED = TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED, TrialState.PAUSED
@@ -115,11 +115,13 @@ def test_a_worker_that_dies_fails_its_trial_alone(tmp_path: Path, ending: str, w
     def train(trial: at.Trial) -> None:
         trial.report(score=1.0)
         if trial.id == 1:
+            print("about to die", flush=True)
             exec("import os; " + ending)
 
     result = at.run(train, SPACE, **options(tmp_path))
     assert [trial.state for trial in result.trials] == [COMPLETED, FAILED] + [COMPLETED] * 4
     assert words in (result.trials[1].error or "")
+    assert result.trials[1].log().startswith("about to die"), "what it printed is what tells why"
 
 
 def test_nan_is_worst_and_never_best(tmp_path: Path) -> None:
@@ -166,15 +168,27 @@ def test_returning_what_is_no_metric_fails_the_trial(tmp_path: Path) -> None:
     assert result.trials[3].reports == [{"step": 1, "segment": 0, "score": 1.0, "other": 2.0}]
 
 
-def test_a_misspelt_metric_ends_the_run_at_the_first_report(tmp_path: Path) -> None:
+def test_a_misspelt_metric_ends_the_run_at_the_first_reports(tmp_path: Path) -> None:
     @local
     def train(trial: at.Trial) -> None:
         for _ in trial.steps(1000):
             trial.report(accuracy=1.0)
-            time.sleep(0.01)
 
-    with pytest.raises(RunFailed, match=r"trial \d reported 'accuracy', but the metric is 'acuracy'"):
-        at.run(train, SPACE, **options(tmp_path, metric="acuracy"))
+    with pytest.raises(
+        RunFailed, match="every report must hold the study's metric, 'acuracy', got 'accuracy'"
+    ) as caught:
+        at.run(train, SPACE, **options(tmp_path, metric="acuracy", num_trials=1000))
+    assert "trial.report(accuracy=1.0)" in caught.value.__notes__[0], "the note shows the line"
+    assert str(tmp_path / "run") in caught.value.__notes__[1]
+
+
+def test_a_run_of_nothing_but_failures_fails(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        raise ValueError(str(trial.id))
+
+    with pytest.raises(RunFailed, match="every trial failed, the first with ValueError: 0"):
+        at.run(train, SPACE, **options(tmp_path, num_trials=2))
 
 
 def test_the_first_trials_failing_alike_end_the_run(tmp_path: Path) -> None:
@@ -368,6 +382,189 @@ def test_a_callback_that_raises_ends_the_run_with_its_error(tmp_path: Path) -> N
         at.run(climb, SPACE, **options(tmp_path, callbacks=[note]))
 
 
+@pytest.mark.parametrize("kind", ["suggested", "started", "saved", "left", "failed", "finished", "stopping"])
+def test_a_callback_that_raises_at_any_event_ends_the_run_with_its_error(tmp_path: Path, kind: str) -> None:
+    @local
+    def train(trial: at.Trial) -> float:
+        trial.on_save(lambda directory: None)
+        if trial.id == 1:
+            os._exit(3)
+        return float(trial.id)
+
+    def note(event: Record) -> None:
+        if event.kind == kind:
+            raise ZeroDivisionError(kind)
+
+    with pytest.raises(ZeroDivisionError, match=kind):
+        at.run(train, SPACE, **options(tmp_path, callbacks=[note], num_trials=10_000, time_budget=2.0))
+
+
+@pytest.mark.parametrize("scheduler", [at.FIFO(), at.ASHA(max_resource=9)])
+def test_a_stop_from_a_callback_at_any_report_is_not_lost(tmp_path: Path, scheduler: Any) -> None:
+    async def main() -> at.Result:
+        def note(event: Record) -> None:
+            if isinstance(event, Reported) and event.step == 3:
+                tuner.stop(event.trial)
+
+        async with at.Tuner(climb, SPACE, **options(tmp_path, scheduler=scheduler, callbacks=[note])) as tuner:
+            return await tuner.result()
+
+    result = asyncio.run(main())
+    assert {trial.state for trial in result.trials} == {STOPPED}
+    assert max(trial.step for trial in result.trials) < 9
+
+
+def test_a_stop_of_the_run_from_a_callback_at_a_milestone_is_not_lost(tmp_path: Path) -> None:
+    async def main() -> at.Result:
+        def note(event: Record) -> None:
+            if isinstance(event, Reported) and event.step == 3:
+                tuner.stop()
+
+        more = options(tmp_path, scheduler=at.ASHA(max_resource=9), callbacks=[note], num_trials=10_000)
+        async with at.Tuner(climb, SPACE, **more) as tuner:
+            return await tuner.result()
+
+    result = asyncio.run(main())
+    assert result.stopping == "stopped on request"
+    assert not any(trial.state is COMPLETED for trial in result.trials)
+
+
+def test_an_unknown_trial_cannot_be_stopped(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with at.Tuner(climb, SPACE, **options(tmp_path, num_trials=2)) as tuner:
+            for wrong in (-1, 77, True, "1"):
+                with pytest.raises(InvalidArgument, match="trial_id must be one of"):
+                    tuner.stop(wrong)  # type: ignore[arg-type]
+            await tuner.result()
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_dies_while_it_waits_is_replaced(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        total = float((trial.restored / "total").read_text()) if trial.restored else 0.0
+        trial.on_save(lambda directory: (directory / "total").write_text(repr(total)))
+        for _ in trial.steps(4):
+            if trial.id == 1 and trial.step == 3 and not (trial.dir / "slow").exists():
+                (trial.dir / "slow").touch()
+                time.sleep(1.0)
+            total += 1.0
+            trial.report(score=total, pid=os.getpid())
+
+    pids: dict[int, int] = {}
+
+    async def main() -> at.Result:
+        more = options(tmp_path, num_trials=2, scheduler=at.PBT(perturbation_interval=3, max_resource=4))
+        async with at.Tuner(train, SPACE, **more) as tuner:
+            async for event in tuner:
+                if isinstance(event, Reported):
+                    pids[event.trial] = int(event.metrics["pid"])
+                if isinstance(event, Saved) and (event.trial, event.step) == (0, 3):  # it waits for the other one
+                    os.kill(pids[0], signal.SIGKILL)
+            return await tuner.result()
+
+    result = asyncio.run(main())
+    assert [trial.state for trial in result.trials] == [COMPLETED] * 2
+    assert [trial.value for trial in result.trials] == [4.0] * 2
+
+
+def test_a_best_trial_that_cannot_be_saved_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> float:
+        def save(directory: Path) -> None:
+            raise OSError("no space left")
+
+        trial.on_save(save)
+        return float(trial.id)
+
+    result = at.run(train, SPACE, **options(tmp_path, num_trials=3))
+    assert [trial.state for trial in result.trials] == [COMPLETED] * 3
+    assert result.best.checkpoint is None
+    assert "no space left" in (tmp_path / "run" / "slot-0.log").read_text()
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_cancelling_while_the_run_opens_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def main() -> None:
+        for turns in range(4):
+            task = asyncio.create_task(at.tune(climb, SPACE, **options(tmp_path, run_dir=tmp_path / str(turns))))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_an_error_that_was_heard_is_not_raised_again(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        raise ImportError("no such thing")
+
+    async def main() -> None:
+        async with at.Tuner(train, SPACE, **options(tmp_path)) as tuner:
+            with pytest.raises(RunFailed):
+                await tuner.result()
+
+    asyncio.run(main())
+
+
+def test_a_tuner_outside_its_block_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        tuner = at.Tuner(climb, SPACE, **options(tmp_path, num_trials=10_000))
+        with pytest.raises(AsynctuneError, match="inside its block"):
+            await tuner.result()
+        async with tuner:
+            pass
+        with pytest.raises(AsynctuneError, match="left before its end"):
+            await tuner.result()
+
+    asyncio.run(main())
+
+
+def test_runs_without_a_directory_of_their_own_do_not_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def main() -> list[at.Result]:
+        return await asyncio.gather(*(at.tune(climb, SPACE, **options(tmp_path, run_dir=None)) for _ in range(3)))
+
+    assert len({result.run_dir for result in asyncio.run(main())}) == 3
+
+
+def test_a_config_arrives_with_its_tuples(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> float:
+        return {(3, 3): 1.0, (5, 5): 2.0}[trial.config["kernel"]] + float(trial.config["pair"][1])
+
+    result = at.run(train, {"kernel": at.choice([(3, 3), (5, 5)]), "pair": (0, 1)}, **options(tmp_path))
+    assert {trial.value for trial in result.trials} <= {2.0, 3.0}
+    assert all(trial.state is COMPLETED for trial in result.trials)
+
+
+def test_a_pausing_scheduler_and_nothing_saved_ends_the_run(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> None:
+        for _ in trial.steps(9):
+            trial.report(score=1.0)
+
+    with pytest.raises(RunFailed, match=r"has nothing to save: call trial.track\(...\)"):
+        at.run(train, SPACE, **options(tmp_path, scheduler=at.PBT(perturbation_interval=3, max_resource=9)))
+
+
+def test_a_time_budget_ends_inline_trials_too(tmp_path: Path) -> None:
+    def train(trial: at.Trial) -> None:
+        for _ in trial.steps(10_000):
+            time.sleep(0.01)
+            trial.report(score=1.0)
+
+    result = at.run(train, SPACE, **options(tmp_path, slots="inline", num_trials=None, time_budget=0.3))
+    assert result.stopping == "the time budget of 0.3 s is used up"
+    assert [trial.state for trial in result.trials] == [PAUSED]
+
+
 def test_run_works_inside_a_running_loop(tmp_path: Path) -> None:
     async def main() -> at.Result:
         return at.run(climb, SPACE, **options(tmp_path, num_trials=2))
@@ -401,7 +598,9 @@ def test_inline_failures_fail_alone_and_an_interrupt_gets_through(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         at.run(train, SPACE, **options(tmp_path, slots="inline"))
     result = at.Result.load(tmp_path / "run")
-    assert [trial.state for trial in result.trials][:3] == [COMPLETED, FAILED, COMPLETED]
+    assert [trial.state for trial in result.trials] == [COMPLETED, FAILED, COMPLETED, TrialState.PENDING]
+    assert result.stopping == "interrupted"
+    assert result.trials[1].log() == ""
 
 
 def test_hyperopt_leaves_its_random_start_and_never_stops_the_loop(tmp_path: Path) -> None:
@@ -540,6 +739,9 @@ def test_an_empty_terminal_output_when_progress_is_off(tmp_path: Path, capfd: py
         ({"stop_when": 0.5}, "stop_when must be"),
         ({"callbacks": [1]}, "callbacks must be"),
         ({"max_failures": True}, "max_failures"),
+        ({"num_trials": 10.0}, "num_trials must be an integer"),
+        ({"callbacks": print}, "callbacks must be a list"),
+        ({"run_dir": __file__}, "run_dir must be a directory"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_worker_starts(
@@ -550,8 +752,15 @@ def test_wrong_arguments_are_refused_before_any_worker_starts(
         at.run(climb, SPACE, **options(tmp_path, **changes))
     with pytest.raises(InvalidArgument, match="space"):
         at.run(climb, {}, **options(tmp_path))
-    with pytest.raises(InvalidArgument, match="train must be"):
+    with pytest.raises(InvalidArgument, match="train must be a function"):
         at.run(3, SPACE, **options(tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="train must take one argument"):
+        at.run(lambda: None, SPACE, **options(tmp_path))
+
+    async def coroutine(trial: at.Trial) -> None: ...
+
+    with pytest.raises(InvalidArgument, match="train must be a plain function"):
+        at.run(coroutine, SPACE, **options(tmp_path))
     assert not (tmp_path / "run").exists()
 
 

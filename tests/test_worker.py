@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import pickle
 import subprocess
 import sys
 from collections import deque
@@ -15,7 +16,7 @@ import pytest
 
 from asynctune import _wire as wire
 from asynctune.errors import TrialEnded
-from asynctune.worker.checkpoint import transplant
+from asynctune.worker.checkpoint import Checkpoints, transplant
 from asynctune.worker.job import run_job
 from asynctune.worker.session import Session
 from asynctune.worker.trial import Trial
@@ -77,10 +78,11 @@ class Runner:
 
     def start(self, function: Callable[[Trial], object], driver: Driver, **changes: Any) -> Session | None:
         fields: dict[str, Any] = {
-            "job": 1, "trial": 7, "segment": 0, "seed": 11, "config": {"lr": 0.1}, "step": 0, "stop": None, "until": None,
+            "job": 1, "trial": 7, "segment": 0, "seed": 11, "config": {"lr": 0.1}, "metric": "loss", "step": 0, "stop": None, "until": None,
             "restore": None, "save_to": str(self.checkpoints), "checkpoint_every": None, "device": "cpu",
         }  # fmt: skip
-        return run_job(function, wire.Run(**(fields | changes)), driver)
+        fields |= changes
+        return run_job(function, wire.Run(**(fields | {"config": pickle.dumps(fields["config"])})), driver)
 
 
 @pytest.fixture
@@ -225,7 +227,7 @@ def test_two_reports_in_one_turn_are_refused(run: Runner) -> None:
     def train(trial: Trial) -> None:
         for _ in trial.steps(3):
             trial.report(loss=1)
-            trial.report(accuracy=1)
+            trial.report(loss=2, accuracy=1)
 
     assert "got a report of step 1 after one of step 1" in failure(run(train))
 
@@ -271,9 +273,11 @@ def test_what_is_no_number_is_refused_by_name_and_type(run: Runner, value: Any) 
 
 
 def test_reports_without_metrics_or_with_odd_names_are_refused(run: Runner) -> None:
-    assert "at least one metric" in failure(run(lambda trial: trial.report()))
-    assert "must be a str, got 3" in failure(run(lambda trial: trial.report(cast("Any", {3: 1.0}))))
-    assert "no metric may be called 'step'" in failure(run(lambda trial: trial.report({"step": 1.0})))
+    assert "the study's metric, 'loss', got nothing" in failure(run(lambda trial: trial.report()))
+    assert "the study's metric, 'loss', got 'los'" in failure(run(lambda trial: trial.report(los=1)))
+    assert "must be a str, got 3" in failure(run(lambda trial: trial.report(cast("Any", {"loss": 1.0, 3: 1.0}))))
+    assert "no metric may be called 'step'" in failure(run(lambda trial: trial.report({"loss": 1.0, "step": 1.0})))
+    assert "a float can hold" in failure(run(lambda trial: trial.report(loss=10**400)))
 
 
 # Decisions.
@@ -426,12 +430,16 @@ def test_waiting_and_saving_are_not_busy(run: Runner, clock: Clock) -> None:
 # The end.
 
 
-@pytest.mark.parametrize(
-    ("result", "value", "metrics"), [(None, None, None), (2, 2.0, None), ({"loss": np.float32(2)}, None, {"loss": 2.0})]
-)
-def test_what_a_trainable_returns_arrives(run: Runner, result: Any, value: Any, metrics: Any) -> None:
-    done = last(run(lambda trial: result))
-    assert (done.value, done.metrics, done.ended, done.saveable) == (value, metrics, False, False)
+@pytest.mark.parametrize("result", [2, {"loss": np.float32(2)}])
+def test_what_a_trainable_returns_counts_as_a_report_of_the_next_step(run: Runner, result: Any) -> None:
+    driver = run(lambda trial: result, step=4)
+    assert driver.names() == ["Report", "Done"]
+    assert driver.sent[0] == wire.Report(1, 5, {"loss": 2.0})
+    assert (last(driver).ended, last(driver).saveable) == (False, False)
+
+
+def test_a_trainable_that_returns_nothing_reports_nothing(run: Runner) -> None:
+    assert run(lambda trial: None).names() == ["Done"]
 
 
 def test_returning_after_reporting_is_an_error(run: Runner) -> None:
@@ -734,8 +742,12 @@ def test_another_kind_of_optimizer_begins_anew(run: Runner) -> None:
     assert isinstance(last(run(recipient, restore=str(saved(run, donor)), step=1)), wire.Done)
 
 
-def test_a_state_that_torch_would_not_load_again_is_refused_at_the_first_save(run: Runner) -> None:
+def test_a_state_that_torch_would_not_load_again_is_refused_at_the_first_save(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
+
+    monkeypatch.setattr(Checkpoints, "_checked", False)  # as in a fresh worker
 
     def train(trial: Trial) -> None:
         trial.track(net=torch.nn.Linear(1, 1), other=Counter(np.zeros(3)))

@@ -101,7 +101,6 @@ class BoundASHA(BoundScheduler):
             for bracket in range(spec.brackets)
         ]
         self._brackets = bytearray()  # by trial
-        self._released: list[str] = []
 
     # As a study calls it.
 
@@ -128,10 +127,9 @@ class BoundASHA(BoundScheduler):
         rung = self._ladders[bracket].retire(trial, failed)
         return () if rung is None else (self._levels[bracket + rung],)
 
-    def saved(self, trial: int, step: int, checkpoint: str | None) -> None:
+    def saved(self, trial: int, step: int, checkpoint: str | None) -> bool:
         self._ladders[self._bracket(trial)].offer(trial)
-        if checkpoint is not None:
-            self._released.append(checkpoint)  # it is the trial's own restart point, and no one else's
+        return False
 
     def resumable(self, warm: int | None = None) -> Resumption | None:
         found = self._highest()
@@ -142,10 +140,6 @@ class BoundASHA(BoundScheduler):
 
     def resume(self, resumption: Resumption) -> None:
         self._ladders[self._bracket(resumption.trial)].promote(resumption.trial)
-
-    def released(self) -> list[str]:
-        released, self._released = self._released, []
-        return released
 
     # Arrays.
 

@@ -81,9 +81,12 @@ class BoundScheduler(ABC):
     def finish(self, trial: int, failed: bool) -> Sequence[int]:
         """The trial has ended for good. Return the levels at which it now counts as the worst."""
 
-    @abstractmethod
-    def saved(self, trial: int, step: int, checkpoint: str | None) -> None:
-        """The trial has paused, its state after `step` on disk as `checkpoint` (None: nowhere)."""
+    def saved(self, trial: int, step: int, checkpoint: str | None) -> bool:
+        """The trial has paused, its state after `step` on disk as `checkpoint` (None: nowhere).
+
+        Return whether a decision on another trial may need the checkpoint: then `released` names it some day.
+        """
+        return False
 
     def resumable(self, warm: int | None = None) -> Resumption | None:
         """The paused trial that may go on now, or None. Changes nothing.
@@ -100,9 +103,9 @@ class BoundScheduler(ABC):
         """The row (d,) of a recipient, made of its donor's."""
         return row
 
-    @abstractmethod
     def released(self) -> Sequence[str]:
-        """The checkpoints given to `saved` that no decision can need any more, each once, since the last call."""
+        """The checkpoints held since `saved` that no decision can need any more, each once, since the last call."""
+        return ()
 
 
 def check_integer(name: str, value: object, at_least: int) -> None:

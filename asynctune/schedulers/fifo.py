@@ -30,9 +30,6 @@ class FIFO(Scheduler):
 class BoundFIFO(BoundScheduler):
     """Never a decision."""
 
-    def __init__(self) -> None:
-        self._released: list[str] = []
-
     def begin(self, trial: int) -> None:
         return None
 
@@ -44,11 +41,3 @@ class BoundFIFO(BoundScheduler):
 
     def finish(self, trial: int, failed: bool) -> Sequence[int]:
         return ()
-
-    def saved(self, trial: int, step: int, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            self._released.append(checkpoint)
-
-    def released(self) -> list[str]:
-        released, self._released = self._released, []
-        return released

@@ -51,6 +51,10 @@ class PBT(Scheduler):
     def __post_init__(self) -> None:
         check_integer("perturbation_interval", self.perturbation_interval, at_least=1)
         check_integer("max_resource", self.max_resource, at_least=1)
+        if self.perturbation_interval >= self.max_resource:
+            raise InvalidArgument(
+                f"perturbation_interval must be < max_resource = {self.max_resource}, got {self.perturbation_interval}"
+            )
         check_real("quantile_fraction", self.quantile_fraction, 0, 0.5)
         check_real("resample_probability", self.resample_probability, 0, 1)
         check_real("perturbation_factor", self.perturbation_factor, 1, math.inf)
@@ -119,8 +123,9 @@ class BoundPBT(BoundScheduler):
         self._generations.leave(trial)
         return ()
 
-    def saved(self, trial: int, step: int, checkpoint: str | None) -> None:
+    def saved(self, trial: int, step: int, checkpoint: str | None) -> bool:
         self._generations.save(trial, step, checkpoint)
+        return checkpoint is not None
 
     def resumable(self, warm: int | None = None) -> Resumption | None:
         trial = self._generations.next(warm)

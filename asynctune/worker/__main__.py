@@ -12,7 +12,7 @@ from collections.abc import Callable
 from asynctune._wire import Call, Continue, End, Load, Loaded, Pause, Ready, Returned, Run, Save
 from asynctune.errors import ProtocolError
 from asynctune.worker.channel import SocketChannel
-from asynctune.worker.job import error_frame, run_job
+from asynctune.worker.job import error_frame, run_job, save_ended
 from asynctune.worker.session import Session
 
 __all__ = ["main"]
@@ -52,9 +52,8 @@ def serve(channel: SocketChannel) -> None:
                         raise ProtocolError("a Run frame came before a trainable")
                     session = None  # what the last trial tracked is let go before the next one begins
                     session = run_job(function, frame, channel)
-                case Save(job):
-                    if session is not None and session.run.job == job:
-                        session.save()
+                case Save():
+                    save_ended(session, frame, channel)
                 case Call():
                     channel.send(Returned(frame.job, pickle.dumps(pickle.loads(frame.payload)())))
                 case Continue() | Pause() | End():

@@ -7,7 +7,7 @@ what functions given to `Trial.on_save` wrote. Nothing in it is ever unpickled: 
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -39,6 +39,9 @@ class Snapshot(NamedTuple):
 class Checkpoints:
     """The checkpoints that one assignment makes, and the one that it begins with."""
 
+    #: Whether a checkpoint of this process has been read back: what a trainable tracks is of the same kinds in every trial.
+    _checked: ClassVar[bool] = False
+
     def __init__(self, run: Run) -> None:
         self._run = run
         self._objects: dict[str, Any] = {}
@@ -46,7 +49,6 @@ class Checkpoints:
         self._callbacks: list[Callable[[Path], object]] = []
         self._restored: Snapshot | None = None
         self._last: str | None = None  # the name of the last one made
-        self._checked = False
 
     @property
     def saveable(self) -> bool:
@@ -147,7 +149,7 @@ class Checkpoints:
         if torch := sys.modules.get("torch"):
             path = directory / "state.pt"
             torch.save(contents, path)
-            if not self._checked:
+            if not Checkpoints._checked:
                 # torch.save takes objects that it will not load again. Better to hear of it at the first checkpoint than at
                 # the first restart. Mapped, the tensors are not read.
                 try:
@@ -157,7 +159,7 @@ class Checkpoints:
                         f"state_dict() of what is tracked ({', '.join(self._objects)}) may hold tensors, numbers, strings and "
                         f"containers of them; torch.load(weights_only=True) refuses this one: {error}"
                     ) from error
-                self._checked = True
+                Checkpoints._checked = True
         else:
             (directory / "state.msgpack").write_bytes(msgspec.msgpack.encode(contents, enc_hook=_pack))
 

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Callable
 from time import monotonic
 
-from asynctune._wire import Done, Error, Run
+from asynctune._wire import Done, Error, NotSaved, Run, Save
 from asynctune.errors import InvalidArgument, TrialEnded
 from asynctune.worker.channel import Channel, flush
 from asynctune.worker.session import Session
 from asynctune.worker.trial import Trial, measurements
 
-__all__ = ["error_frame", "run_job"]
+__all__ = ["error_frame", "run_job", "save_ended"]
 
 
 def run_job(function: Callable[[Trial], object], run: Run, channel: Channel) -> Session | None:
@@ -25,14 +25,24 @@ def run_job(function: Callable[[Trial], object], run: Run, channel: Channel) -> 
         except TrialEnded:
             result = None
         busy = monotonic() - began - session.away
-        value, metrics = _returned(result, session)
+        _report_result(result, session)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the driver hears of it, whatever it is
         busy = monotonic() - began - session.away
         channel.send(error_frame(run.job, error, busy, start))
         return None
     flush()
-    channel.send(Done(run.job, value, metrics, session.ended, session.checkpoints.saveable, busy, (start, _log_size())))
+    channel.send(Done(run.job, session.ended, session.checkpoints.saveable, busy, (start, _log_size())))
     return session
+
+
+def save_ended(session: Session | None, frame: Save, channel: Channel) -> None:
+    """Save a trial that has ended, if it is the one that is still at hand."""
+    if session is None or session.run.job != frame.job:
+        return
+    try:
+        session.save()
+    except Exception as error:  # noqa: BLE001 - of a state_dict or an on_save of the user's
+        channel.send(NotSaved(frame.job, error_frame(frame.job, error).error))
 
 
 def error_frame(job: int, error: BaseException, busy: float = 0.0, start: int = 0) -> Error:
@@ -52,19 +62,19 @@ def error_frame(job: int, error: BaseException, busy: float = 0.0, start: int = 
     return Error(job, _text(f"{kind}: {message}" if message else kind), _text(text), busy, (start, _log_size()))
 
 
-def _returned(result: object, session: Session) -> tuple[float | None, dict[str, float] | None]:
-    """What a trainable returned: a number, or a dict of metrics; or None for neither."""
+def _report_result(result: object, session: Session) -> None:
+    """What a trainable returned, a number or a dict of metrics, counts as a report."""
     if result is None:
-        return None, None
+        return
     if not (isinstance(result, dict) or hasattr(result, "__float__")):
         raise InvalidArgument(f"a trainable returns a number, a dict of metrics or None, got {type(result).__name__}")
     if session.reported:
         raise InvalidArgument(
             f"a trainable either reports or returns its result; this one reported up to step {session.step} and returned {result!r}"
         )
-    if isinstance(result, dict):
-        return None, measurements(dict(result))
-    return measurements({"return": result})["return"], None
+    metric = session.run.metric
+    metrics = dict(result) if isinstance(result, dict) else {metric: result}
+    session.report(session.step + 1, measurements(metrics, metric))
 
 
 def _text(text: str) -> str:

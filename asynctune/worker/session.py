@@ -43,18 +43,19 @@ class Session:
 
     def settle(self) -> None:
         """Carry out what the driver asked for, and wait for the answer if one is due. After it, `ended` is up to date."""
-        every = self.run.checkpoint_every
-        if every is not None and self.checkpoints.saveable and monotonic() - self._saved >= every:
-            self._saving = True
-        if not (self._waiting or self._saving):
-            return
         began = monotonic()
-        while not self.ended:
+        every = self.run.checkpoint_every
+        periodic = every is not None and self.checkpoints.saveable and began - self._saved >= every
+        if not (self._waiting or self._saving or periodic):
+            return
+        while self._waiting and not self.ended:
             if self._saving:
                 self.save()
-            if not self._waiting:
-                break
+                periodic = False
             self._obey(self._channel.receive())
+        # Not while an answer is due: it may be Pause, and a save that crosses it would pass for its own.
+        if not self.ended and (self._saving or periodic):
+            self.save()
         self.away += monotonic() - began
 
     def save(self) -> None:

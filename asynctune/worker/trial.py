@@ -1,5 +1,6 @@
 """Trial: the handle that user code gets."""
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ class Trial:
 
     def __init__(self, session: Session) -> None:
         run = session.run
-        self.config: dict[str, Any] = run.config
+        self.config: dict[str, Any] = pickle.loads(run.config)
         self.id: int = run.trial
         self.seed: int = run.seed
         self.device: str = run.device
@@ -123,7 +124,7 @@ class Trial:
 
         Raises:
             TypeError: a metric is not a real number, or its name not a string.
-            InvalidArgument: there is no metric, or the step is not more than the last.
+            InvalidArgument: the study's metric is missing, or the step is not more than the last.
             TrialEnded: the trial has been ended.
         """
         session = self._session
@@ -131,7 +132,7 @@ class Trial:
             session.settle()  # a loop left by `break` may still owe its last answer
             if session.ended:
                 raise TrialEnded(f"trial {self.id} ended after step {session.step}")
-        values = measurements(more if metrics is None else {**metrics, **more})
+        values = measurements(more if metrics is None else {**metrics, **more}, session.run.metric)
         last = session.step
         if self._looping:
             if step is not None and step != self.step:
@@ -149,15 +150,16 @@ class Trial:
                 raise TrialEnded(f"trial {self.id} ended after step {step}")
 
 
-def measurements(metrics: dict[str, Any]) -> dict[str, float]:
-    """The metrics as floats; changes the dict that it is given.
+def measurements(metrics: dict[str, Any], metric: str) -> dict[str, float]:
+    """The metrics of one report as floats, `metric` among them; changes the dict that it is given.
 
     Raises:
         TypeError: a value is not a real number, or a name not a string.
-        InvalidArgument: there is none, or one is called `step`.
+        InvalidArgument: the study's metric is missing, or one is called `step`.
     """
-    if not metrics:
-        raise InvalidArgument("report needs at least one metric, as in trial.report(loss=0.3)")
+    if metric not in metrics:
+        given = ", ".join(map(repr, metrics)) or "nothing"
+        raise InvalidArgument(f"every report must hold the study's metric, {metric!r}, got {given}")
     for name, value in metrics.items():
         if type(name) is not str:
             raise TypeError(f"the name of a metric must be a str, got {name!r}")
@@ -182,4 +184,7 @@ def _real(name: str, value: Any) -> float:
     # Arrays and tensors of one element have __float__ too; one that has dimensions is a mistake, whatever its size.
     if not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0:
         raise TypeError(f"metric {name!r} must be a real number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidArgument(f"metric {name!r} must be a number that a float can hold, got {value!r}") from None
