@@ -323,6 +323,8 @@ def _apply(trial: TrialResult, record: Record, metric: str) -> None:
         case Started(segment=segment, step=step, donor=donor, config=config):
             trial.state = TrialState.RUNNING
             trial.error, trial.traceback = None, ""
+            if step < trial.step:  # tried again: what came after its checkpoint is void
+                trial.step, trial.value = step, None
             if segment != trial.lineage[-1].segment:
                 trial.lineage.append(Segment(segment, step, donor, config if config is not None else trial.config))
                 trial._checkpoint = record.checkpoint

@@ -258,3 +258,9 @@ def test_a_record_of_an_unknown_trial_is_refused_with_its_place(load: Load) -> N
 
 def test_nested_names_are_paths() -> None:
     assert flat({"a": 1, "b": {"c": 2, "d": {"e": 3}}}) == {"a": 1, "b.c": 2, "b.d.e": 3}
+
+
+def test_a_trial_tried_again_does_not_show_the_value_of_the_void_attempt(load: Load) -> None:
+    failed = Failed(trial=0, error="OSError: x", retry=True)
+    result = load(suggested(0), started(0), reported(0, 5, 0.1), failed, started(0, how="retried"))
+    assert (result.trials[0].step, result.trials[0].value, result.trials[0].reports) == (0, None, [])
