@@ -57,7 +57,7 @@ def run(tuner: Tuner) -> Result:
     process; after the first two `KeyboardInterrupt` is raised.
     """
     keyboard = _Keyboard(tuner)
-    if asyncio._get_running_loop() is None:
+    if not _in_a_loop():
         here = threading.current_thread() is threading.main_thread()
         return asyncio.run(keyboard.session(handle=here))
     with ThreadPoolExecutor(1, thread_name_prefix="asynctune") as thread:
@@ -69,6 +69,14 @@ def run(tuner: Tuner) -> Result:
                 if future.done():
                     raise
                 keyboard.press_from_thread()
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _wait(tuner: Tuner) -> Result:
@@ -99,9 +107,8 @@ class _Keyboard:
 
     @contextlib.contextmanager
     def _handled(self) -> Iterator[None]:
-        if (
-            self._tuner.inline
-        ):  # user code runs in this thread: there a plain KeyboardInterrupt is what a debugger wants
+        if self._tuner.inline:
+            # User code runs in this thread: a plain KeyboardInterrupt is what a debugger wants.
             before = signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 yield

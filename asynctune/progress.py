@@ -8,7 +8,6 @@ line in both. A thread draws, so that a slow or stopped terminal holds up nobody
 import contextlib
 import math
 import os
-import re
 import sys
 import threading
 import time
@@ -33,20 +32,13 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
-from asynctune.results import Result
+from asynctune.results import Result, printable
 
-__all__ = ["Board", "Progress", "printable"]
+__all__ = ["Board", "Progress"]
 
 DRAW = 0.2  # seconds from one drawing to the next
 QUIET = 30.0  # seconds without a line after which one says how the run stands
 BURST = 5  # trials that may end between two drawings and still have a line each
-
-_ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(\x1b\\|\x07|$)|[ -/]*[0-~])", re.DOTALL)
-
-
-def printable(text: str) -> str:
-    """`text` as one line that cannot steer a terminal: escape sequences go, other control characters become blanks."""
-    return "".join(c if c.isprintable() else " " for c in _ESCAPE.sub("", text)).rstrip()
 
 
 def _clock(seconds: float) -> str:

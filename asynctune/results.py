@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import math
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,15 @@ from asynctune.records import (
     TrialState,
 )
 
-__all__ = ["Result", "Segment", "TrialResult", "flat"]
+__all__ = ["Result", "Segment", "TrialResult", "flat", "printable"]
+
+
+_ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(\x1b\\|\x07|$)|[ -/]*[0-~])", re.DOTALL)
+
+
+def printable(text: str) -> str:
+    """`text` as one line that cannot steer a terminal: escape sequences go, other control characters become blanks."""
+    return "".join(c if c.isprintable() else " " for c in _ESCAPE.sub("", text)).rstrip()
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

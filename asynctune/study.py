@@ -528,7 +528,8 @@ class Study:
             self._searcher.observe(record.trial, level, -math.inf)
         self._searcher.ended(record.trial, failed=True)
         effects = self._restart_point(trial, None, 0) + self._released()
-        self._first_errors.append(record.error) if len(self._first_errors) < FAIL_FAST else None
+        if len(self._first_errors) < FAIL_FAST:
+            self._first_errors.append(record.error)
         if self._failed_fast():
             reason = f"the first {FAIL_FAST} trials failed in the same way: {record.error}"
             effects.append(Stopping(time=record.time, reason=reason, failed=True))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asynctune.progress import Board, Progress, printable
+from asynctune.progress import Board, Progress
 from asynctune.records import (
     Action,
     Decided,
@@ -25,6 +25,7 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
+from asynctune.results import printable
 
 
 def header(mode: str = "max", num_trials: int | None = 4) -> Header:

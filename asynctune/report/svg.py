@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from asynctune.progress import printable
+from asynctune.results import printable
 
 __all__ = ["Categories", "Linear", "Log", "Plot", "Scale", "escape"]
 

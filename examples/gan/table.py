@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[Callable[[Outcome], float], str]] = {
     "best": (lambda o: max(_finals(o)), ".2f"),
     "mean": (lambda o: statistics.fmean(_finals(o)), ".2f"),
     "worst": (lambda o: min(_finals(o)), ".2f"),
+    "spread": (lambda o: statistics.pstdev(_finals(o)), ".2f"),
     "flat runs": (lambda o: o.flat, "g"),
     "full length": (lambda o: o.complete, "g"),
     "iterations": (lambda o: o.trained, ".0f"),
