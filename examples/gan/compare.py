@@ -119,7 +119,7 @@ def compare(plan: Plan, setting: Setting, seeds: list[int], out: Path, measure_b
 
 def summarise(out: Path) -> None:
     """Write and print the tables, and draw the pictures, of all that is in `out`."""
-    order = list(methods(1))
+    order = list(methods(300))
     outcomes = sorted(map(Outcome.load, out.glob("*-*.json")), key=lambda o: (o.seed, order.index(o.arm)))
     if not outcomes:
         raise SystemExit(f"{out} holds no outcomes")
@@ -160,7 +160,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits", help="default: %(default)s")
     parser.add_argument("--data-dir", help="where MNIST's four idx gzip files are")
     parser.add_argument("--runs", type=int, default=20, help="runs of each arm (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="iterations of a full run (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=300, help="iterations of a full run, at least 2 (default: %(default)s)"
+    )
     parser.add_argument("--slots", type=int, default=2, help="runs at a time, a CPU core each (default: %(default)s)")
     parser.add_argument("--seeds", default="0", help="as in 0,1,2; empty: only summarise (default: %(default)s)")
     parser.add_argument("--lr-scale", choices=["uniform", "log"], default="uniform", help="default: %(default)s")
