@@ -445,9 +445,13 @@ def test_a_worker_that_dies_while_it_waits_is_replaced(tmp_path: Path) -> None:
     def train(trial: at.Trial) -> None:
         total = float((trial.restored / "total").read_text()) if trial.restored else 0.0
         trial.on_save(lambda directory: (directory / "total").write_text(repr(total)))
+        begun = trial.dir.parent / "begun"
+        if trial.id == 1:
+            begun.touch()
+        while not begun.exists():  # each in a worker of its own
+            time.sleep(0.01)
         for _ in trial.steps(4):
-            if trial.id == 1 and trial.step == 3 and not (trial.dir / "slow").exists():
-                (trial.dir / "slow").touch()
+            if trial.id == 1 and trial.step == 3:
                 time.sleep(1.0)
             total += 1.0
             trial.report(score=total, pid=os.getpid())
