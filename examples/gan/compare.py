@@ -156,7 +156,7 @@ def summarise(out: Path) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="the folder for everything that is written")
+    parser.add_argument("--out", type=Path, help="the folder for everything that is written (default: in runs/)")
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits", help="default: %(default)s")
     parser.add_argument("--data-dir", help="where MNIST's four idx gzip files are")
     parser.add_argument("--runs", type=int, default=20, help="runs of each arm (default: %(default)s)")
@@ -191,7 +191,8 @@ def measured(plan: Plan, lr_scale: str, runs: int, slots: int) -> Setting:
 def main() -> None:
     args = arguments()
     torch.set_num_threads(1)  # here as in the slots: networks this small are quicker on one
-    out = args.out.absolute()
+    name = f"gan-{args.data}-{args.runs}x{args.steps}-{args.lr_scale}"
+    out = (args.out or Path("runs", name)).absolute()
     plan = Plan(args.data, args.data_dir, str(out / "cache"), args.steps)
     setting = measured(plan, args.lr_scale, args.runs, args.slots)
     compare(plan, setting, [int(seed) for seed in args.seeds.split(",") if seed], out, args.bare)
