@@ -1,11 +1,12 @@
 import asyncio
+import functools
 import json
 import math
+import multiprocessing
 import resource
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -185,16 +186,25 @@ def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.fixture
-def full_disk() -> Any:
-    """No file may grow beyond 4 KiB; the kernel then writes short, and fails at the next write."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def on_a_full_disk(test: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Run a test in a process of its own, in which no file may grow beyond 4 KiB: the kernel writes short, then fails."""
+
+    def limited(tmp_path: Path) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        test(tmp_path)
+
+    @functools.wraps(test)
+    def run(tmp_path: Path) -> None:
+        process = multiprocessing.get_context("fork").Process(target=limited, args=(tmp_path,))
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0
+
+    return run
 
 
-def test_a_full_disk_ends_a_waiting_run(tmp_path: Path, full_disk: None) -> None:
+@on_a_full_disk
+def test_a_full_disk_ends_a_waiting_run(tmp_path: Path) -> None:
     async def main() -> None:
         async with Journal(tmp_path / FILENAME) as journal:
             journal.append(HEADER)
@@ -214,12 +224,14 @@ def test_a_full_disk_ends_a_waiting_run(tmp_path: Path, full_disk: None) -> None
     assert list(read(tmp_path / FILENAME)) == [HEADER]
 
 
-def test_a_full_disk_is_seen_at_the_end_at_the_latest(tmp_path: Path, full_disk: None) -> None:
+@on_a_full_disk
+def test_a_full_disk_is_seen_at_the_end_at_the_latest(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="File too large"):
         write(tmp_path / FILENAME, HEADER, Failed(trial=0, error="x" * 5000, retry=False))
 
 
-def test_nothing_is_recorded_behind_a_failed_write(tmp_path: Path, full_disk: None) -> None:
+@on_a_full_disk
+def test_nothing_is_recorded_behind_a_failed_write(tmp_path: Path) -> None:
     async def main() -> None:
         async with Journal(tmp_path / FILENAME) as journal:
             journal.append(Failed(trial=0, error="x" * 5000, retry=False))
