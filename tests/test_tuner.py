@@ -399,19 +399,27 @@ def test_a_callback_that_raises_at_any_event_ends_the_run_with_its_error(tmp_pat
         at.run(train, SPACE, **options(tmp_path, callbacks=[note], num_trials=10_000, time_budget=2.0))
 
 
-@pytest.mark.parametrize("scheduler", [at.FIFO(), at.ASHA(max_resource=9)])
+@local
+def stroll(trial: at.Trial) -> None:
+    """So slow that a stop overtakes it."""
+    for _ in trial.steps(1000):
+        time.sleep(0.005)
+        trial.report(score=trial.config["x"])
+
+
+@pytest.mark.parametrize("scheduler", [at.FIFO(), at.ASHA(max_resource=1000, min_resource=3)])
 def test_a_stop_from_a_callback_at_any_report_is_not_lost(tmp_path: Path, scheduler: Any) -> None:
     async def main() -> at.Result:
         def note(event: Record) -> None:
             if isinstance(event, Reported) and event.step == 3:
                 tuner.stop(event.trial)
 
-        async with at.Tuner(climb, SPACE, **options(tmp_path, scheduler=scheduler, callbacks=[note])) as tuner:
+        async with at.Tuner(stroll, SPACE, **options(tmp_path, scheduler=scheduler, callbacks=[note])) as tuner:
             return await tuner.result()
 
     result = asyncio.run(main())
     assert {trial.state for trial in result.trials} == {STOPPED}
-    assert max(trial.step for trial in result.trials) < 9
+    assert max(trial.step for trial in result.trials) < 1000
 
 
 def test_a_stop_of_the_run_from_a_callback_at_a_milestone_is_not_lost(tmp_path: Path) -> None:
@@ -420,8 +428,8 @@ def test_a_stop_of_the_run_from_a_callback_at_a_milestone_is_not_lost(tmp_path: 
             if isinstance(event, Reported) and event.step == 3:
                 tuner.stop()
 
-        more = options(tmp_path, scheduler=at.ASHA(max_resource=9), callbacks=[note], num_trials=10_000)
-        async with at.Tuner(climb, SPACE, **more) as tuner:
+        more = options(tmp_path, scheduler=at.ASHA(1000, min_resource=3), callbacks=[note], num_trials=10_000)
+        async with at.Tuner(stroll, SPACE, **more) as tuner:
             return await tuner.result()
 
     result = asyncio.run(main())
@@ -485,7 +493,7 @@ def test_a_best_trial_that_cannot_be_saved_does_not_hold_up_the_end(tmp_path: Pa
     result = at.run(train, SPACE, **options(tmp_path, num_trials=3))
     assert [trial.state for trial in result.trials] == [COMPLETED] * 3
     assert result.best.checkpoint is None
-    assert "no space left" in (tmp_path / "run" / "slot-0.log").read_text()
+    assert any("no space left" in log.read_text() for log in (tmp_path / "run").glob("slot-*.log"))
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
