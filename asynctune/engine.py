@@ -171,12 +171,12 @@ class Engine:
         for path in self._checkpoints.glob(".*"):
             await self._remove(path)
 
-    def stop(self, reason: str, *, grace: float | None = STOP_GRACE, failed: bool = False) -> None:
+    def stop(self, reason: str, *, grace: float | None = STOP_GRACE) -> None:
         """End the run: what runs pauses at its next report, after `grace` seconds it is killed (None: never)."""
         if self._open and not self._study.stopping:
             if grace is not None:
                 self._after(grace, self.kill)
-            self._commit(Stopping(time=self._now(), reason=reason, failed=failed))
+            self._commit(Stopping(time=self._now(), reason=reason))
 
     def stop_trial(self, trial: int) -> None:
         """Stop one trial: at its next report if it runs."""

@@ -1,8 +1,10 @@
-"""Errors: what can go wrong, in the words of the person who meets it.
+"""Errors: what can go wrong, in the words of the person who meets it; and the checks that many arguments share.
 
 Everything that asynctune raises on purpose is an `AsynctuneError`. A wrong argument is also a
 `ValueError`, so that code which knows nothing of asynctune can catch it.
 """
+
+import numbers
 
 __all__ = [
     "AsynctuneError",
@@ -12,6 +14,8 @@ __all__ = [
     "RunFailed",
     "TrialEnded",
     "WorkerDied",
+    "check_integer",
+    "check_real",
 ]
 
 
@@ -45,3 +49,15 @@ class TrialEnded(BaseException):
     A `BaseException`, as `asyncio.CancelledError` is: an `except Exception` in a training loop must
     not swallow the decision to stop.
     """
+
+
+def check_integer(name: str, value: object, at_least: int) -> None:
+    """Raise `InvalidArgument` unless `value` is an integer >= `at_least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < at_least:
+        raise InvalidArgument(f"{name} must be an integer >= {at_least}, got {value!r}")
+
+
+def check_real(name: str, value: object, low: float, high: float) -> None:
+    """Raise `InvalidArgument` unless `value` is a number in [low, high]."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not low <= float(value) <= high:
+        raise InvalidArgument(f"{name} must be a number in [{low}, {high}], got {value!r}")

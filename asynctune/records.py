@@ -5,7 +5,7 @@ records, the states of a trial and the one table of transitions between them. No
 """
 
 import enum
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -114,8 +114,6 @@ class Started(Record, frozen=True, kw_only=True):
     `config` is what explore made of the donor's configuration; each exploit opens a new segment.
     """
 
-    kind_of_start: ClassVar[tuple[str, ...]] = ("started", "resumed", "retried", "exploited")
-
     trial: int
     segment: int
     step: int
@@ -124,7 +122,7 @@ class Started(Record, frozen=True, kw_only=True):
     checkpoint: str | None = None
     donor: int | None = None
     config: Config | None = None
-    how: str = "started"  # one of kind_of_start
+    how: str = "started"  # or "resumed", "retried", "exploited"
 
     @property
     def kind(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asynctune._core import SEED, Stream
-from asynctune.errors import AsynctuneError, InvalidArgument
+from asynctune.errors import AsynctuneError, InvalidArgument, check_integer
 from asynctune.records import (
     ENDED,
     Action,
@@ -32,7 +32,6 @@ from asynctune.records import (
     check_transition,
 )
 from asynctune.schedulers import FIFO, Scheduler
-from asynctune.schedulers.base import check_integer
 from asynctune.searchers import Random, Searcher
 from asynctune.searchers.base import Row, Suggestion
 from asynctune.space import Space

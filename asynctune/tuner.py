@@ -17,13 +17,12 @@ import cloudpickle
 
 from asynctune import _wire as wire
 from asynctune.engine import Engine
-from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed
+from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed, check_integer
 from asynctune.journal import FILENAME, Journal
 from asynctune.progress import Progress
 from asynctune.records import Header, Record, Reported, TrialState
 from asynctune.results import Result
 from asynctune.schedulers import Scheduler
-from asynctune.schedulers.base import check_integer
 from asynctune.searchers import Searcher
 from asynctune.slots import Slots, resolve
 from asynctune.space import Space

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune._core import BRACKET, Ladder, Stream, Table
-from asynctune.errors import InvalidArgument
+from asynctune.errors import InvalidArgument, check_integer
 from asynctune.records import Action
-from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict, check_integer
+from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 
 __all__ = ["ASHA", "BoundASHA"]
 

@@ -1,7 +1,6 @@
 """Scheduler: the specification that a person writes, and the bound object that one study owns."""
 
 import math
-import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
@@ -13,7 +12,7 @@ from asynctune._core import Table
 from asynctune.errors import InvalidArgument
 from asynctune.records import Action
 
-__all__ = ["BoundScheduler", "Resumption", "Scheduler", "Verdict", "check_integer", "check_real"]
+__all__ = ["BoundScheduler", "Resumption", "Scheduler", "Verdict"]
 
 
 class Verdict(NamedTuple):
@@ -106,15 +105,3 @@ class BoundScheduler(ABC):
     def released(self) -> Sequence[str]:
         """The checkpoints held since `saved` that no decision can need any more, each once, since the last call."""
         return ()
-
-
-def check_integer(name: str, value: object, at_least: int) -> None:
-    """Raise `InvalidArgument` unless `value` is an integer >= `at_least`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < at_least:
-        raise InvalidArgument(f"{name} must be an integer >= {at_least}, got {value!r}")
-
-
-def check_real(name: str, value: object, low: float, high: float) -> None:
-    """Raise `InvalidArgument` unless `value` is a number in [low, high]."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not low <= float(value) <= high:
-        raise InvalidArgument(f"{name} must be a number in [{low}, {high}], got {value!r}")

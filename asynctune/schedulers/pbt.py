@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune._core import EXPLORE, Generations, Stream, Table
-from asynctune.errors import InvalidArgument
+from asynctune.errors import InvalidArgument, check_integer, check_real
 from asynctune.records import Action
-from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict, check_integer, check_real
+from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 
 __all__ = ["PBT", "BoundPBT"]
 

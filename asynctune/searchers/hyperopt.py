@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune._core import CHOICE, LOG, NORMAL, SUGGEST, Stream
-from asynctune.errors import InvalidArgument
+from asynctune.errors import InvalidArgument, check_integer
 from asynctune.searchers.base import Row, Searcher, Suggestion
 from asynctune.searchers.random import draw
 from asynctune.space import Column, Space, nearest
@@ -60,12 +60,9 @@ class HyperOpt(Searcher):
     candidates: int = 24
 
     def __post_init__(self) -> None:
-        for name in ("startup", "candidates"):
-            value = getattr(self, name)
-            if value is None and name == "startup":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidArgument(f"{name} must be an integer >= 1, got {value!r}")
+        if self.startup is not None:
+            check_integer("startup", self.startup, at_least=1)
+        check_integer("candidates", self.candidates, at_least=1)
         if not isinstance(self.gamma, int | float) or not 0 < self.gamma <= 1:
             raise InvalidArgument(f"gamma must be in (0, 1], got {self.gamma!r}")
 
