@@ -1,21 +1,19 @@
 """Trivial trials through two slots, as a whole process, beside the same through ProcessPoolExecutor(spawn).
 
-    python bench/trials.py [--repeat 7] [--many 5000] [--json FILE]
+    python bench/trials.py [--repeat 7] [--quick] [--json FILE]
 
 What a tuner costs when the trials cost nothing: start-up with 20 trials, throughput with many. Both run in turn, a process
 each; printed are medians and their ratio. The journal is on.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from measure import Row, arguments, show
 
 OURS = """
 import asynctune as at
@@ -52,33 +50,55 @@ def seconds(template: str, count: int) -> float:
         return time.perf_counter() - began
 
 
-def compare(count: int, repeat: int) -> dict[str, float]:
-    pairs = [(seconds(OURS, count), seconds(POOL, count)) for _ in range(repeat)]
-    return {
-        "trials": count,
-        "asynctune": statistics.median(ours for ours, _ in pairs),
-        "pool": statistics.median(pool for _, pool in pairs),
-        "ratio": statistics.median(ours / pool for ours, pool in pairs),
-    }
+def pairs(count: int, repeat: int) -> tuple[list[float], list[float]]:
+    """Seconds of ours and of the pool's, run in turn."""
+    ours, pool = [], []
+    for _ in range(repeat):
+        ours.append(seconds(OURS, count))
+        pool.append(seconds(POOL, count))
+    return ours, pool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=7, help="how often each is run (default 7)")
-    parser.add_argument("--many", type=int, default=5000, help="trials in the second row (default 5000)")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    arguments = parser.parse_args()
-    rows = [compare(20, arguments.repeat), compare(arguments.many, max(1, arguments.repeat // 2))]
-    print(f"{'trials':>8} {'asynctune':>12} {'pool (spawn)':>14} {'ratio':>8}")
-    for row in rows:
-        print(f"{row['trials']:>8.0f} {row['asynctune']:>10.3f} s {row['pool']:>12.3f} s {row['ratio']:>8.2f}")
-    if arguments.json:
-        machine = {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "asynctune": version("asynctune"),
-        }
-        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    given = arguments(__doc__, repeat=7)
+    few, many = 20, 200 if given.quick else 5000
+    ours, pool = pairs(few, given.repeat)
+    start, floor = statistics.median(ours), statistics.median(pool)
+    beside = "ProcessPoolExecutor"
+    rows = [
+        Row(
+            what=f"{few} trivial trials, whole process",
+            unit="s",
+            median=start,
+            beside=beside,
+            floor=floor,
+            budget=0.5,
+            rule="<= 0.5 s",
+        ),
+        Row(
+            what="the same",
+            unit="s",
+            median=start,
+            beside=beside,
+            floor=floor,
+            budget=2 * floor,
+            rule="<= 2 x the pool",
+        ),
+    ]
+    ours, pool = pairs(many, max(1, given.repeat // 2))
+    start, floor = statistics.median(ours), statistics.median(pool)
+    rows.append(
+        Row(
+            what=f"{many} trivial trials, whole process",
+            unit="s",
+            median=start,
+            beside=beside,
+            floor=floor,
+            budget=floor,
+            rule="<= the pool",
+        )
+    )
+    show(given, rows)
 
 
 if __name__ == "__main__":
