@@ -4,6 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 CORE := build/.core
+BENCHMARKS := core report trials memory scale
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-all lint compile debug bench clean
@@ -29,8 +30,8 @@ debug: $(READY)  ## the tests against a core with bounds checks, under asyncio's
 	ASYNCTUNE_DEBUG=1 $(PY) setup.py --quiet build_ext --inplace
 	PYTHONASYNCIODEBUG=1 $(PY) -m pytest -m "not slow and not gpu"; status=$$?; rm -rf build; exit $$status
 
-bench: $(CORE)  ## what a trial costs beside ProcessPoolExecutor
-	$(PY) bench/trials.py
+bench: $(CORE)  ## every budget measured, beside its floor; figures in build/bench (some ten minutes, on an idle machine)
+	for name in $(BENCHMARKS); do $(PY) bench/$$name.py --json build/bench/$$name.json || exit; done
 
 clean:  ## all that was built; the environment stays
 	rm -rf build dist *.egg-info asynctune/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
