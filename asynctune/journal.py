@@ -61,7 +61,7 @@ def _plain(value: Any) -> Any:
     raise InvalidArgument(f"a configuration must hold numbers, strings, booleans, None, lists and dicts, got {value!r}")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
 _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(
     AnyRecord,
     strict=False,  # "nan" is a float where a float is due
@@ -95,16 +95,16 @@ def encode(record: Record) -> bytes:
 
     Raises `InvalidArgument` for a configuration that JSON cannot hold.
     """
-    line = _encoder.encode(record)
+    line = _encode(record)
     if b"null" in line:  # how msgspec writes NaN and infinities, among other things
         match record:
             case Reported(metrics=metrics):
                 spelled: Any = {
                     name: value if math.isfinite(value) else str(float(value)) for name, value in metrics.items()
                 }
-                line = _encoder.encode(msgspec.structs.replace(record, metrics=spelled))
-            case Suggested(config=config) | Started(config=config):
-                line = _encoder.encode(msgspec.structs.replace(record, config=_tagged(config)))
+                line = _encode(msgspec.structs.replace(record, metrics=spelled))
+            case Suggested(config=config) | Started(config=dict(config)):
+                line = _encode(msgspec.structs.replace(record, config=_tagged(config)))
     return line + b"\n"
 
 
