@@ -6,7 +6,7 @@ READY := .venv/.ready
 PEERS := .venv-peers/bin/python
 PEERS_READY := .venv-peers/.ready
 CORE := build/.core
-BENCHMARKS := core report trials memory scale
+BENCHMARKS := trials
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-all lint compile debug bench bench-peers clean

@@ -17,11 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-import msgspec
 import numpy as np
 
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
-from asynctune.journal import CHECKPOINTS, FILENAME, decode, log_file, scan
+from asynctune.journal import CHECKPOINTS, FILENAME, log_file, records_at, scan
 from asynctune.records import (
     Action,
     Config,
@@ -312,14 +311,14 @@ class Trials(Sequence[TrialResult]):
     def history(self, trial: int) -> _History:
         """What became of a trial. Raises `JournalError` if the journal cannot be read any more."""
         history = _History([])
-        for record in _records_at(self._path, self._events.of(trial)):
+        for record in records_at(self._path, self._events.of(trial)):
             history.apply(record)
         return history
 
     def reports(self, trial: int) -> list[Reported]:
         """A trial's reports that count. Raises `JournalError` if the journal cannot be read any more."""
         reports: list[Reported] = []
-        for record in _records_at(self._path, self._reports.of(trial)):
+        for record in records_at(self._path, self._reports.of(trial)):
             if isinstance(record, Reported):
                 reports.append(record)
             elif isinstance(record, Started):  # tried again from a checkpoint: what came after that is void
@@ -337,19 +336,6 @@ class Trials(Sequence[TrialResult]):
             if type(record) is Reported or type(record) is Started:
                 chain.add(record.trial, offset)
         return chain
-
-
-def _records_at(path: Path, offsets: Sequence[int]) -> Iterator[Record]:
-    try:
-        with open(path, "rb") as file:
-            for offset in offsets:
-                file.seek(offset)
-                try:
-                    yield decode(file.readline())
-                except (msgspec.DecodeError, ValueError) as error:
-                    raise JournalError(f"{path}: no record at byte {offset}: {error}") from None
-    except OSError as error:
-        raise JournalError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, eq=False, repr=False)
