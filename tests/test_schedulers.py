@@ -4,14 +4,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator
-from itertools import permutations
+from itertools import accumulate, permutations
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asynctune._core import LINEAR, ORDER, Stream, Table
+from asynctune._core import BRACKET, LINEAR, ORDER, Stream, Table
 from asynctune.errors import InvalidArgument
 from asynctune.records import Action
 from asynctune.schedulers import ASHA, FIFO, PBT, BoundPBT, BoundScheduler, Resumption, Scheduler
@@ -29,23 +29,28 @@ def threes(history: bytes) -> Iterator[tuple[int, int, int]]:
     return zip(history[::3], history[1::3], history[2::3], strict=False)
 
 
-def run_asha(history: bytes, promotion: bool, eta: int, min_resource: int, max_resource: int) -> None:
-    spec = ASHA(max_resource, min_resource, eta, type="promotion" if promotion else "stopping")
-    bound = spec.bind(seed=0)
-    naive = reference.ASHA(list(spec.levels), eta, promotion)
+def run_asha(history: bytes, promotion: bool, eta: int, low: int, high: int, brackets: int) -> None:
+    levels = ASHA(high, low, eta).levels
+    brackets = min(brackets, len(levels))
+    bound = ASHA(high, low, eta, brackets, "promotion" if promotion else "stopping").bind(seed=5)
+    weights = [-(-len(levels) * eta ** (len(levels) - 1 - j) // (len(levels) - j)) for j in range(brackets)]
+    drawn = [Stream(5, BRACKET, trial).below(sum(weights)) for trial in range(17)]
+    first = [sum(draw >= upto for upto in accumulate(weights)) for draw in drawn]
+    naive = reference.ASHA(list(levels), eta, promotion, lambda trial: first[trial])
     steps: Counter[int] = Counter()
     for what, who, value in threes(history):
         trial = who % 17
         if what < 130:  # a report; now and then of a step that was reported before, or far beyond the next rung
-            steps[trial] += [1, 1, 1, 2, 0, 5, max_resource // 2][value % 7]
+            steps[trial] += [1, 1, 1, 2, 0, 5, high // 2][value % 7]
             step, score = max(1, steps[trial]), SCORES[value % len(SCORES)]
             verdict = bound.report(trial, step, score)
             assert list(verdict.recorded) == naive.report(trial, step, score)
             assert (verdict.action is Action.CONTINUE) == naive.goes_on(trial)
             if verdict.action is Action.CONTINUE:
                 assert verdict.until == naive.due(trial)
-            elif trial not in naive.ended:
-                assert (verdict.action is Action.PAUSE) == (promotion and step < max_resource)
+            else:
+                ended = trial in naive.ended or naive.behind(trial) == len(levels)
+                assert verdict == (Action.PAUSE if promotion and not ended else Action.STOP, None, verdict.recorded)
         elif what < 180:
             bound.saved(trial, steps[trial], None)
             naive.offer(trial)
@@ -67,15 +72,17 @@ def run_asha(history: bytes, promotion: bool, eta: int, min_resource: int, max_r
 
 
 @settings(max_examples=1000, deadline=None)
-@given(histories, st.integers(2, 4), st.integers(1, 3), st.integers(3, 30))
-def test_asha_stopping_differs_from_the_reference(history: bytes, eta: int, low: int, high: int) -> None:
-    run_asha(history, False, eta, low, high)
+@given(histories, st.integers(2, 4), st.integers(1, 3), st.integers(3, 30), st.sampled_from([1, 1, 2, 3]))
+def test_asha_stopping_differs_from_the_reference(history: bytes, eta: int, low: int, high: int, brackets: int) -> None:
+    run_asha(history, False, eta, low, high, brackets)
 
 
 @settings(max_examples=1000, deadline=None)
-@given(histories, st.integers(2, 4), st.integers(1, 3), st.integers(3, 30))
-def test_asha_promotion_differs_from_the_reference(history: bytes, eta: int, low: int, high: int) -> None:
-    run_asha(history, True, eta, low, high)
+@given(histories, st.integers(2, 4), st.integers(1, 3), st.integers(3, 30), st.sampled_from([1, 1, 2, 3]))
+def test_asha_promotion_differs_from_the_reference(
+    history: bytes, eta: int, low: int, high: int, brackets: int
+) -> None:
+    run_asha(history, True, eta, low, high, brackets)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -94,10 +101,10 @@ def test_pbt_differs_from_the_reference(
     spec = PBT(interval, max_resource, quantile_fraction=quantile, burn_in=burn_in, synchronous=barrier)
     bound = spec.bind(seed=3, num_trials=population, table=TABLE)
 
-    def turn(trial: int, depth: int) -> float:
-        return Stream(3, ORDER, trial, 0, depth).uniform()
+    def draw(depth: int, decided: int, n: int) -> int:
+        return Stream(3, ORDER, decided, 0, depth).below(n)
 
-    naive = reference.PBT(population, interval, max_resource, quantile, burn_in, barrier, turn)
+    naive = reference.PBT(population, interval, max_resource, quantile, burn_in, barrier, draw)
     step = [0] * population
     saved_at = [0] * population
     begun: set[int] = set()
@@ -131,9 +138,10 @@ def test_pbt_differs_from_the_reference(
                 if checkpoint is not None:
                     saved_at[trial] = step[trial]
         elif what < 230:
-            expected = naive.resumable(trial)
-            resumption = bound.resumable(trial)
-            assert resumption == bound.resumable(trial)  # a query changes nothing
+            warm = trial if value % 2 else None
+            expected = naive.resumable(warm)
+            resumption = bound.resumable(warm)
+            assert resumption == bound.resumable(warm)  # a query changes nothing
             assert (None if resumption is None else resumption.trial) == expected
             if resumption is None or expected is None:
                 continue
@@ -245,7 +253,7 @@ def test_synchronous_pbt_depends_on_the_order_of_arrival() -> None:
     assert {expected[1], expected[4]} <= {2, 3}
     for order in permutations(range(5)):
         bound = spec.bind(seed=7, num_trials=5, table=TABLE)
-        assert list(generation(bound, {trial: scores[trial] for trial in order}).items()) == list(expected.items())
+        assert generation(bound, {trial: scores[trial] for trial in order}) == expected
 
 
 def test_donor_is_not_drawn_uniformly() -> None:
