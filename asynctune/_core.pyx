@@ -65,13 +65,12 @@ cdef class Table:
     Raises InvalidArgument if a column breaks a rule.
     """
 
-    def __init__(self, kind, low, high, step, parent, branch):
+    def __cinit__(self, kind, low, high, step, parent, branch):
         dtypes = np.uint8, np.float64, np.float64, np.float64, np.int32, np.int32
         self.arguments = tuple(map(np.array, (kind, low, high, step, parent, branch), dtypes))
         self.size = len(self.arguments[0])
         if any(column.shape != (self.size,) for column in self.arguments):
             raise InvalidArgument(f"columns must have one length, got {[column.shape for column in self.arguments]}")
-        free(self.columns)
         self.columns = <Domain *> calloc(max(self.size, 1), sizeof(Domain))
         if not self.columns:
             raise MemoryError
@@ -111,6 +110,10 @@ cdef class Table:
                 c.first, c.last = ceil(c.low / c.step - 1e-9), floor(c.high / c.step + 1e-9)
                 if c.first > c.last:
                     raise InvalidArgument(f"column {j}: no multiple of {c.step} is in [{c.low}, {c.high}]")
+                if not c.last - c.first < 2.0**53:
+                    raise InvalidArgument(
+                        f"column {j}: fewer than 2^53 multiples of {c.step} may be in [{c.low}, {c.high}]"
+                    )
 
     def __dealloc__(self):
         free(self.columns)
@@ -162,7 +165,7 @@ cdef class Table:
         return out
 
     def explore(
-        self, const double[::1] row, Stream stream not None, double resample_probability, double perturbation_factor
+        self, const double[::1] row not None, Stream stream not None, double resample_probability, double perturbation_factor
     ):
         """A new row (d,) float64 made of a row: the explore step of population-based training (Jaderberg et al., 2017).
 
@@ -174,13 +177,20 @@ cdef class Table:
         """
         if row.shape[0] != self.size:
             raise InvalidArgument(f"row must have length {self.size}, got {row.shape[0]}")
-        if not perturbation_factor > 1:
-            raise InvalidArgument(f"perturbation_factor must be > 1, got {perturbation_factor!r}")
+        check_explore(resample_probability, perturbation_factor)
         out = np.empty(self.size)
         cdef double[::1] new = out
         if self.size:
             self.explore_row(&row[0], &new[0], &stream.bits, resample_probability, perturbation_factor)
         return out
+
+
+cdef int check_explore(double resample_probability, double perturbation_factor) except -1:
+    if not 0 <= resample_probability <= 1:
+        raise InvalidArgument(f"resample_probability must be in [0, 1], got {resample_probability!r}")
+    if not 1 < perturbation_factor < INFINITY:
+        raise InvalidArgument(f"perturbation_factor must be > 1 and finite, got {perturbation_factor!r}")
+    return 0
 
 
 cdef inline bint active(const Domain *domain, const double *row) noexcept nogil:
@@ -381,7 +391,7 @@ cdef class Ladder:
     thread's call is at work.
     """
 
-    def __init__(
+    def __cinit__(
         self, levels, int64_t reduction_factor, bint promotion=False, bint minimize=False, weights=(1,), seed=0
     ):
         if not 1 <= len(levels) <= 64 or levels[0] < 1 or any(a >= b for a, b in zip(levels, levels[1:])):
@@ -390,8 +400,6 @@ cdef class Ladder:
             raise InvalidArgument(f"reduction_factor must be in 2..2^31 - 2, got {reduction_factor}")
         if not 1 <= len(weights) <= len(levels) or min(weights) < 1 or sum(weights) >= 2**64:
             raise InvalidArgument(f"weights must be 1 to {len(levels)} integers >= 1, their sum < 2^64, got {weights!r}")
-        if self.rungs:
-            raise InvalidArgument("a ladder is made once")
         self.top, self.brackets = len(levels), len(weights)
         for r in range(self.top):
             self.levels[r] = levels[r]
@@ -574,7 +582,9 @@ cdef class Ladder:
         now = self.coming(trial) + (self.position[trial] & 3 != COMING)
         return 2 * (before * (self.top + 1) + now) + (self.position[trial] & 3 == COMING)
 
-    def report_many(self, const int64_t[::1] trials, const int64_t[::1] steps, const double[::1] scores):
+    def report_many(
+        self, const int64_t[::1] trials not None, const int64_t[::1] steps not None, const double[::1] scores not None
+    ):
         """Report (m,) scores in array order, `offer` included, without the GIL. Return (m,) bool: who goes on."""
         cdef Py_ssize_t i, m = trials.shape[0]
         cdef int64_t trial, least = 0, most = 0, first = 1
@@ -779,15 +789,13 @@ cdef class Generations:
     `advance`. Or `leave`. Scores are oriented: larger is better. Raises InvalidArgument if an argument breaks a rule.
     """
 
-    def __init__(self, int64_t population, int64_t depths, double quantile_fraction, seed, bint barrier):
+    def __cinit__(self, int64_t population, int64_t depths, double quantile_fraction, seed, bint barrier):
         if not 1 <= population < INT32_MAX:
             raise InvalidArgument(f"population must be in 1..2^31 - 2, got {population}")
         if not 0 <= depths < INT32_MAX - 1:
             raise InvalidArgument(f"depths must be in 0..2^31 - 3, got {depths}")
         if not 0 <= quantile_fraction <= 0.5:
             raise InvalidArgument(f"quantile_fraction must be in [0, 0.5], got {quantile_fraction!r}")
-        if self.members:
-            raise InvalidArgument("generations are made once")
         self.population, self.depths = population, depths
         self.quantile_fraction, self.seed, self.barrier = quantile_fraction, seed & 0xFFFFFFFFFFFFFFFF, barrier
         self.members = <Member *> calloc(population, sizeof(Member))

@@ -399,3 +399,20 @@ def test_core_reaches_outside_its_arrays() -> None:
         Ladder([3, 3], 3)
     empty = np.array([], dtype=np.int64)
     assert ladder.report_many(empty, empty, empty.astype(np.float64)).shape == (0,)
+
+
+@pytest.mark.parametrize("made", [Ladder, Table, Generations])
+def test_an_object_that_was_not_made_can_be_called(made: type[object]) -> None:
+    with pytest.raises(TypeError, match="__cinit__"):
+        made.__new__(made)
+
+
+def test_a_grid_of_more_values_than_a_float_can_count() -> None:
+    with pytest.raises(InvalidArgument, match=r"fewer than 2\^53 multiples"):
+        one(LINEAR, 0.0, 1e300, 1.0)
+
+
+@pytest.mark.parametrize("probability", [math.nan, -0.1, 1.1])
+def test_a_bad_resample_probability_is_explored_with(probability: float) -> None:
+    with pytest.raises(InvalidArgument, match=r"resample_probability must be in \[0, 1\]"):
+        one(LINEAR, 0.0, 1.0).explore(np.zeros(1), Stream(0, 0), probability, 1.2)

@@ -4,7 +4,9 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asynctune._core import BRACKET, LINEAR, ORDER, Stream, Table
-from asynctune.errors import InvalidArgument
+from asynctune.errors import AsynctuneError, InvalidArgument
 from asynctune.records import Action
 from asynctune.schedulers import ASHA, FIFO, PBT, BoundPBT, BoundScheduler, Resumption, Scheduler
 from tests import reference
@@ -194,6 +196,57 @@ def test_batch_differs_from_one_at_a_time(history: bytes, brackets: int, promoti
             single.resume(resumption)
             promoted.append(resumption.trial)
         assert batch.promote_many(3).tolist() == promoted
+
+
+@pytest.mark.parametrize(
+    ("trials", "steps", "values", "message"),
+    [
+        ([[0, 1]], [1, 1], [0.0, 0.0], r"trial_ids must have one dimension, got the shape \(1, 2\)"),
+        ([0, 1], [1], [0.0, 0.0], "lengths must be equal, got 2 trials, 1 steps, 2 scores"),
+        ([0, [1]], [1, 1], [0.0, 0.0], "trial_ids must be an array"),
+        ([0, -1], [1, 1], [0.0, 0.0], r"trial must be in 0\.\.2\^31 - 2, got -1"),
+        ([0, 2**31 - 1], [1, 1], [0.0, 0.0], r"trial must be in 0\.\.2\^31 - 2, got 2147483647"),
+        ([0.0, 1.0], [1, 1], [0.0, 0.0], "trial_ids must be integers, got an array of float64"),
+        ([0, 1], [1, 0], [0.0, 0.0], "steps must be >= 1, got 0"),
+        ([0, 1], [1, 1], ["a", "b"], "values must be numbers"),
+        ([0, 1], [1, 1], [True, False], "values must be numbers, got an array of bool"),
+        (None, None, None, r"trial_ids must have one dimension, got the shape \(\)"),
+    ],
+)
+def test_bad_arrays_change_something(trials: Any, steps: Any, values: Any, message: str) -> None:
+    bound = ASHA(9).bind()
+    with pytest.raises(ValueError, match=message):
+        bound.report_many(trials, steps, values)
+    assert bound.report(0, 1, 0.0).recorded == (1,)
+    assert bound.report_many([1], [1], [-1.0]).tolist() == [False]
+
+
+def test_arrays_that_are_strided_or_not_aligned_are_read_otherwise() -> None:
+    records = np.zeros(40, dtype=[("odd", "u1"), ("trial", "<i8"), ("step", ">i4"), ("score", "<f4")])
+    records["trial"], records["step"], records["score"] = np.arange(40) % 13, np.arange(40) % 9 + 1, np.arange(40) % 7
+    columns = [np.array(records[name].tolist()) for name in ("trial", "step", "score")]
+    apart = ASHA(9).bind().report_many(records["trial"][::-1], records["step"][::-1], records["score"][::-1])
+    assert apart.tolist() == ASHA(9).bind().report_many(*(column[::-1].copy() for column in columns)).tolist()
+
+
+def test_two_threads_are_at_work_on_one_ladder() -> None:
+    n = 300_000
+    halves = [(np.arange(first, first + n), np.ones(n, dtype=np.int64), np.arange(n) % 1009) for first in (0, n)]
+
+    def alone(order: list[int]) -> list[list[bool]]:
+        bound = ASHA(9).bind()
+        answers = {half: bound.report_many(*halves[half]).tolist() for half in order}
+        return [answers[half] for half in sorted(answers)]
+
+    bound = ASHA(9).bind()
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(bound.report_many, *half) for half in halves]
+    refused = [half for half, future in enumerate(futures) if future.exception() is not None]
+    for half in refused:
+        with pytest.raises(AsynctuneError, match="at work in another thread"):
+            futures[half].result()
+    answers = [future.result().tolist() for half, future in enumerate(futures) if half not in refused]
+    assert answers in [alone(order) for order in ([[1 - refused[0]]] if refused else [[0, 1], [1, 0]])]
 
 
 def test_rungs_lose_the_top_level_to_rounding() -> None:

@@ -175,7 +175,7 @@ def _verdicts(levels: Sequence[int], held: Action) -> list[Verdict]:
 
 
 def _column(name: str, given: npt.ArrayLike, kinds: str, dtype: type[Scalar]) -> npt.NDArray[Scalar]:
-    """An argument as a contiguous array (m,), refused where a conversion would change what it says."""
+    """An argument as a contiguous, aligned array (m,), refused where a conversion would change what it says."""
     try:
         column = np.asarray(given)
     except ValueError as error:  # lists of several lengths
@@ -185,4 +185,4 @@ def _column(name: str, given: npt.ArrayLike, kinds: str, dtype: type[Scalar]) ->
     if column.dtype.kind not in kinds and column.size:
         what = "numbers" if "f" in kinds else "integers"
         raise InvalidArgument(f"{name} must be {what}, got an array of {column.dtype}")
-    return np.ascontiguousarray(column, dtype=dtype)
+    return np.require(column, dtype, ["C", "A"])
