@@ -16,10 +16,12 @@ import math
 import random
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Barrier, Thread
-from typing import Any, Literal
+from threading import Barrier
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -251,60 +253,82 @@ class Halving:
         yield self.promote_many
 
 
-class Crowd:
+class Crowd(ABC):
     """Threads that call one object at once: what is not refused must be as in some order, one after the other."""
 
     def __init__(self, draw: random.Random) -> None:
         self.draw = draw
-        self.spec = ASHA(27, type=draw.choice(["stopping", "promotion"]), brackets=draw.randint(1, 3))
+        self.numbers = np.random.default_rng(draw.getrandbits(64))
 
-    def reports(self, m: int) -> list[Column]:
-        drawn = np.random.default_rng(self.draw.getrandbits(64))
-        return [drawn.integers(0, 2 * m, m), drawn.integers(1, 30, m), drawn.integers(0, 50, m) / 7]
+    @abstractmethod
+    def make(self) -> Any:
+        """An object, each time the same."""
+
+    @abstractmethod
+    def call(self) -> tuple[str, list[Any]]:
+        """The name of a method, and its arguments."""
+
+    @abstractmethod
+    def look(self, thing: Any) -> Column:
+        """What the calls have left behind."""
 
     def collide(self) -> None:
-        bound = self.spec.bind()
-        history = [self.reports(1000) for _ in range(2)]
-        for columns in history:
-            bound.report_many(*columns)
-        calls: list[tuple[str, list[Any]]] = [
-            ("promote_many", [500]) if self.draw.random() < 0.3 else ("report_many", self.reports(5000))
-            for _ in range(self.draw.randint(2, 4))
-        ]
-        answers: list[Any] = [None] * len(calls)
+        shared = self.make()
+        history = [self.call() for _ in range(2)]
+        for name, arguments in history:
+            getattr(shared, name)(*arguments)
+        calls = [self.call() for _ in range(self.draw.randint(2, 4))]
         start = Barrier(len(calls))
 
-        def call(number: int) -> None:
+        def meet(call: tuple[str, list[Any]]) -> Column | None:
             start.wait()
-            name, arguments = calls[number]
-            try:
-                answers[number] = getattr(bound, name)(*arguments)
-            except AsynctuneError:
-                pass  # refused
+            with suppress(AsynctuneError):
+                return cast("Column", getattr(shared, call[0])(*call[1]))
+            return None
 
-        threads = [Thread(target=call, args=(number,)) for number in range(len(calls))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        after = bound.promote_many(10_000)
+        with ThreadPoolExecutor(len(calls)) as pool:
+            answers = list(pool.map(meet, calls))
+        after = self.look(shared)
 
-        def in_order(order: Sequence[int]) -> bool:
-            serial = self.spec.bind()
-            for columns in history:
-                serial.report_many(*columns)
-            same = [
-                np.array_equal(getattr(serial, calls[number][0])(*calls[number][1]), answers[number])
-                for number in order
-            ]
-            return all(same) and np.array_equal(serial.promote_many(10_000), after)
+        def explains(order: Sequence[int]) -> bool:
+            serial = self.make()
+            for name, arguments in history:
+                getattr(serial, name)(*arguments)
+            for number in order:
+                name, arguments = calls[number]
+                if not np.array_equal(getattr(serial, name)(*arguments), cast("Column", answers[number])):
+                    return False
+            return np.array_equal(self.look(serial), after)
 
         accepted = [number for number, answer in enumerate(answers) if answer is not None]
         assert accepted
-        assert any(map(in_order, itertools.permutations(accepted))), f"no order explains {accepted}"
+        assert any(map(explains, itertools.permutations(accepted))), f"no order explains {accepted}"
 
     def __iter__(self) -> Iterator[Callable[[], None]]:
         yield self.collide
+
+
+class HalvingCrowd(Crowd):
+    def __init__(self, draw: random.Random) -> None:
+        super().__init__(draw)
+        self.spec = ASHA(27, type=draw.choice(["stopping", "promotion"]), brackets=draw.randint(1, 3))
+
+    def make(self) -> Any:
+        return self.spec.bind()
+
+    def call(self) -> tuple[str, list[Any]]:
+        if self.draw.random() < 0.3:
+            return "promote_many", [500]
+        m = self.draw.choice([100, 5000])
+        columns = (
+            self.numbers.integers(0, 2 * m, m),
+            self.numbers.integers(1, 30, m),
+            self.numbers.integers(0, 50, m) / 7,
+        )
+        return "report_many", list(columns)
+
+    def look(self, thing: Any) -> Column:
+        return cast("Column", thing.promote_many(10_000))
 
 
 class Truncation:
@@ -561,12 +585,29 @@ class Generation:
         if self.draw.random() < 0.5:
             del state[name]
         else:
-            state[name] = self.draw.choice([None, "x", object(), [[1], [1, 2]], np.zeros((3, 3, 3))])
-        assert refused(self.tested.load_state_dict, self.draw.choice([state, None, {}, []])), state
+            state[name] = self.draw.choice(
+                [None, "x", object(), [[1], [1, 2]], np.zeros((3, 3, 3)), np.full(self.size, 7.5)]
+            )
+        assert refused(self.tested.load_state_dict, self.draw.choice([state, {}])), state
         assert self.state() == before
 
     def __iter__(self) -> Iterator[Callable[[], None]]:
         yield from self.draw.choices([self.step, self.spoilt_step, self.resume, self.spoilt_resume], [6, 3, 1, 1], k=20)
+
+
+class GenerationCrowd(Crowd):
+    def __init__(self, draw: random.Random) -> None:
+        super().__init__(draw)
+        self.num_threads = draw.randint(1, 3)
+
+    def make(self) -> Any:
+        return Population(SPACE, size=3000, seed=1, num_threads=self.num_threads)
+
+    def call(self) -> tuple[str, list[Any]]:
+        return "step", [self.numbers.integers(0, 50, 3000) / 7]
+
+    def look(self, thing: Any) -> Column:
+        return np.array(list(thing.values.values()))
 
 
 class Nonsense:
@@ -633,10 +674,10 @@ CASES: list[Callable[[random.Random], Iterable[Callable[[], None]]]] = [
     Truncation,
     Domains,
     Nonsense,
-    Crowd,
+    HalvingCrowd,
 ]
 if Population is not None:
-    CASES.append(Generation)
+    CASES += [Generation, GenerationCrowd]
 
 
 def run(seed: int) -> int:
