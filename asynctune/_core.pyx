@@ -110,9 +110,9 @@ cdef class Table:
                 c.first, c.last = ceil(c.low / c.step - 1e-9), floor(c.high / c.step + 1e-9)
                 if c.first > c.last:
                     raise InvalidArgument(f"column {j}: no multiple of {c.step} is in [{c.low}, {c.high}]")
-                if not c.last - c.first < 2.0**53:
+                if not c.last - c.first < 2.0**63:
                     raise InvalidArgument(
-                        f"column {j}: fewer than 2^53 multiples of {c.step} may be in [{c.low}, {c.high}]"
+                        f"column {j}: fewer than 2^63 multiples of {c.step} may be in [{c.low}, {c.high}]"
                     )
 
     def __dealloc__(self):
