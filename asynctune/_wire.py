@@ -7,6 +7,7 @@ Everything here is pure; sockets are the business of `processes` and `worker.cha
 frame that names another job than the worker's own means a job that is over, and is ignored.
 """
 
+from struct import Struct
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -41,9 +42,10 @@ __all__ = [
 MAX_LENGTH = 2**28
 
 _HEAD = 4  # bytes that hold the length
+_length = Struct(">I").unpack_from
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Base of all frames."""
 
 
@@ -198,28 +200,34 @@ class Decoder(Generic[F]):
 
     def __init__(self, frames: type[F] | Any) -> None:
         self._decode = msgspec.msgpack.Decoder(frames).decode
-        self._rest = bytearray()
+        self._rest = bytearray()  # of a frame that has not come to its end
 
-    def feed(self, data: bytes) -> list[F]:
-        """The frames that `data` completes, in order.
+    def feed(self, data: bytes | memoryview) -> list[F]:
+        """The frames that `data` completes, in order. They hold copies: `data` may change afterwards.
 
         Raises:
             ProtocolError: the bytes are not a frame of this direction, or announce one longer than `MAX_LENGTH`.
         """
         rest = self._rest
-        rest += data
+        if rest:
+            rest += data
+        source = rest or data  # mostly, what arrives is whole frames
         frames: list[F] = []
-        start = 0
-        while (body := start + _HEAD) <= len(rest):
-            length = int.from_bytes(rest[start:body], "big")
+        start, size = 0, len(source)
+        while (body := start + _HEAD) <= size:
+            (length,) = _length(source, start)
             if length > MAX_LENGTH:
                 raise ProtocolError(f"a frame may have {MAX_LENGTH} bytes, this one announces {length}")
-            if body + length > len(rest):
+            stop = body + length
+            if stop > size:
                 break
             try:
-                frames.append(self._decode(rest[body : body + length]))
+                frames.append(self._decode(source[body:stop]))
             except msgspec.DecodeError as error:
                 raise ProtocolError(f"not a frame of this protocol: {error}") from error
-            start = body + length
-        del rest[:start]
+            start = stop
+        if source is rest:
+            del rest[:start]
+        else:
+            rest += source[start:]
         return frames

@@ -4,7 +4,7 @@ import asyncio
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from asynctune import _wire as wire
@@ -63,14 +63,15 @@ class Advisor:
         self._job += 1
         self._worker.send(wire.Call(self._job, pickle.dumps(call)))
 
-    def _received(self, frame: wire.FromWorker) -> None:
-        match frame:
-            case wire.Returned(job, payload) if (
-                job == self._job and self._answer is not None and not self._answer.done()
-            ):
-                self._answer.set_result(pickle.loads(payload))
-            case wire.Error():
-                self._fail(f"the searcher failed: {frame.error}")
+    def _received(self, frames: Sequence[wire.FromWorker]) -> None:
+        for frame in frames:
+            match frame:
+                case wire.Returned(job, payload) if (
+                    job == self._job and self._answer is not None and not self._answer.done()
+                ):
+                    self._answer.set_result(pickle.loads(payload))
+                case wire.Error():
+                    self._fail(f"the searcher failed: {frame.error}")
 
     def _died(self, cause: str) -> None:
         self._worker = None

@@ -1,7 +1,8 @@
 """Engine: the asyncio shell around a study. One coroutine per slot, all in one TaskGroup.
 
 Here is everything that waits: for workers, for suggestions, for time. What is decided is decided by the study,
-synchronously, in the callback that brings a frame in; a slot's coroutine only sees a trial begin and end.
+synchronously, in the callback that brings a frame in, and what a slot then takes up without waiting begins there too;
+its coroutine is where it waits.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from asynctune import _wire as wire
@@ -33,6 +35,7 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
+from asynctune.searchers.base import Row
 from asynctune.slots import SlotSpec
 from asynctune.study import Release, Save, Study, Suggest
 
@@ -45,7 +48,7 @@ STOP_GRACE = 30.0
 CLOSE_GRACE = 2.0
 
 #: What may give a waiting slot something to do.
-_WAKING = (Suggested, Saved, Failed, Finished, Stopping)
+_WAKING = frozenset({Suggested, Saved, Failed, Finished, Stopping})
 
 
 class _Slot:
@@ -62,9 +65,9 @@ class _Slot:
         self.active = False  # user code of `job` runs, and what it sends counts
         self.parked = False
         self.began = 0.0  # when the job did
-        self.log_start = 0  # bytes in the log then
+        self.log_start = 0  # bytes in the log before what it prints
         self.jobs: dict[int, tuple[int, int]] = {}  # job -> (trial, segment), of those that may still send frames
-        self.free: asyncio.Future[None] | None = None  # the job is over or parked
+        self.idle: asyncio.Future[None] | None = None  # nothing runs, and nothing can be started at once
         self.holds: int | None = None  # the ended trial that the worker could still save
         self.kept: asyncio.Future[None] | None = None  # that was asked for, and is done
 
@@ -109,13 +112,14 @@ class Engine:
         self._load = load
         self._run_dir = run_dir
         self._checkpoints = run_dir / CHECKPOINTS
+        self._save_to = str(self._checkpoints)
         self._watchers = watchers
         self._stop_when = stop_when
         self._time_budget = time_budget
         self._checkpoint_every = checkpoint_every
         self._loop = asyncio.get_running_loop()
-        self._origin = self._loop.time()
-        self._changed = asyncio.Event()
+        self._origin = monotonic()
+        self._waiting: list[asyncio.Future[None]] = []  # slots, for something to do
         self._open = False
         self._task: asyncio.Task[Any] | None = None
         self._error: Exception | None = None
@@ -198,15 +202,31 @@ class Engine:
     # A slot's life.
 
     async def _drive(self, slot: _Slot) -> None:
-        """One slot, from its first trial to its last."""
+        """One slot, from its first trial to its last. All that it has to wait for, it waits for here."""
         try:
-            while (started := await self._next(slot)) is not None:
+            while not (self._study.stopping or self._study.done):
+                if self._load is None:
+                    await asyncio.sleep(
+                        0
+                    )  # between two inline trials, timers and the rest of the program have their turn
+                slot.idle = self._loop.create_future()
                 try:
-                    await self._serve(slot, started)
+                    offer = self._advance(slot)
                 except KeyboardInterrupt:  # out of an inline trial; let through, it would tear the loop apart
                     self.interrupted = True
                     self.stop("interrupted", grace=None)
                     self._fail(slot, "KeyboardInterrupt")
+                    continue
+                if offer is None:
+                    await self._change()
+                elif slot.worker is None:
+                    await self._hire(slot)
+                elif isinstance(offer, Started):
+                    await slot.idle
+                elif self._suggesting:
+                    await self._change()
+                else:
+                    await self._consult(offer.trial)
             if slot.kept is not None:
                 await slot.kept
         finally:
@@ -215,56 +235,53 @@ class Engine:
                     slot.worker.kill()
                 await slot.worker.close(CLOSE_GRACE)
 
-    async def _next(self, slot: _Slot) -> Started | None:
-        """What the slot is to run next, when it has a worker for it; None: nothing ever again."""
-        if self._load is None:
-            await asyncio.sleep(0)  # between two inline trials, timers and the rest of the program have their turn
+    def _advance(self, slot: _Slot) -> Started | Suggest | None:
+        """Let a slot take up what it is to run next. Return that, or what has to be waited for first; None: for any change."""
         while True:
             warm = slot.trial if slot.parked else None
-            offer = self._study.offer(slot.spec.index, warm=warm, time=self._now())
-            if offer is None:
-                if self._study.stopping or self._study.done:
-                    return None
-                await self._changed.wait()
-            elif slot.worker is None:
-                await self._hire(slot)
-            elif isinstance(offer, Started):
+            now = self._now()
+            offer = self._study.offer(slot.spec.index, warm=warm, time=now)
+            if offer is None or slot.worker is None:
                 return offer
-            elif offer.slow and self._suggesting:
-                await self._changed.wait()
-            else:
-                await self._suggest(offer)
+            if isinstance(offer, Started):
+                self._start(slot, offer)
+                return offer
+            if offer.slow and self._advisor is not None:
+                return offer
+            self._suggested(offer.trial, self._study.suggestion(offer.trial)(), now)
 
     async def _hire(self, slot: _Slot) -> None:
         """Give the slot a worker that has the trainable."""
-        on_frame = functools.partial(self._guarded, self._received, slot)
+        on_frames = functools.partial(self._guarded, self._received, slot)
         if self._load is None:
-            slot.worker = InlineWorker(self._train, on_frame)
+            slot.worker = InlineWorker(self._train, on_frames)
             return
         slot.loaded = self._loop.create_future()
         on_death = functools.partial(self._guarded, self._died, slot)
-        slot.worker = await Worker.spawn(slot.spec.environment, slot.log, on_frame, on_death)
+        slot.worker = await Worker.spawn(slot.spec.environment, slot.log, on_frames, on_death)
         slot.worker.send(self._load)
         await slot.loaded
+        slot.log_start = slot.log_size()
 
-    async def _suggest(self, wanted: Suggest) -> None:
-        call = self._study.suggestion(wanted.trial)
-        if wanted.slow and self._advisor is not None:
-            self._suggesting = True
-            try:
-                row = await self._advisor.ask(call)
-            except RunFailed:
-                if self._study.stopping:  # then it was killed
-                    return
-                raise
-            finally:
-                self._suggesting = False
-        else:
-            row = call()
-        self._commit(Suggested(time=self._now(), trial=wanted.trial, config=self._study.space.decode(row)))
+    async def _consult(self, trial: int) -> None:
+        """Have a slow suggestion made."""
+        assert self._advisor is not None
+        self._suggesting = True
+        try:
+            row = await self._advisor.ask(self._study.suggestion(trial))
+        except RunFailed:
+            if self._study.stopping:  # then it was killed
+                return
+            raise
+        finally:
+            self._suggesting = False
+        self._suggested(trial, row, self._now())
 
-    async def _serve(self, slot: _Slot, started: Started) -> None:
-        """Let the slot's worker run one start of a trial, until it ends or is paused."""
+    def _suggested(self, trial: int, row: Row, time: float) -> None:
+        self._commit(Suggested(time=time, trial=trial, config=self._study.space.decode(row)))
+
+    def _start(self, slot: _Slot, started: Started) -> None:
+        """Let the slot's worker run one start of a trial."""
         assert slot.worker is not None
         in_place = slot.parked and slot.trial == started.trial and started.how == "resumed"
         if not in_place:
@@ -274,17 +291,15 @@ class Engine:
             slot.job += 1
             slot.trial, slot.segment = started.trial, started.segment
             slot.jobs[slot.job] = (started.trial, started.segment)
-            slot.began, slot.log_start = self._now(), slot.log_size()
+            slot.began = started.time
         slot.parked = False
         slot.active = True
-        slot.free = self._loop.create_future()
         self._commit(started)
         self._running[started.trial] = slot
         if in_place:
             slot.worker.send(wire.Continue(slot.job, started.until))
         else:
             slot.worker.send(self._assignment(slot, started))
-        await slot.free
 
     def _assignment(self, slot: _Slot, started: Started) -> wire.Run:
         return wire.Run(
@@ -298,28 +313,29 @@ class Engine:
             stop=self._study.max_resource,
             until=started.until,
             restore=None if started.checkpoint is None else str(self._checkpoints / started.checkpoint),
-            save_to=str(self._checkpoints),
+            save_to=self._save_to,
             checkpoint_every=self._checkpoint_every,
             device=slot.spec.device,
         )
 
     # What comes in from a worker: synchronous, in the order in which it was sent.
 
-    def _received(self, slot: _Slot, frame: wire.FromWorker) -> None:
-        match frame:
-            case wire.Report():
-                if slot.runs(frame.job) and frame.step > self._study.step(slot.trial):
-                    self._report(slot, frame.step, frame.metrics)
-            case wire.Saved():
-                self._saved(slot, frame)
-            case wire.NotSaved():
-                _resolve(slot.kept)
-            case wire.Done():
-                self._done(slot, frame)
-            case wire.Error():
-                self._raised(slot, frame)
-            case wire.Loaded():
-                _resolve(slot.loaded)
+    def _received(self, slot: _Slot, frames: Sequence[wire.FromWorker]) -> None:
+        for frame in frames:
+            match frame:
+                case wire.Report():
+                    if slot.runs(frame.job) and frame.step > self._study.step(slot.trial):
+                        self._report(slot, frame.step, frame.metrics)
+                case wire.Done():
+                    self._done(slot, frame)
+                case wire.Saved():
+                    self._saved(slot, frame)
+                case wire.NotSaved():
+                    _resolve(slot.kept)
+                case wire.Error():
+                    self._raised(slot, frame)
+                case wire.Loaded():
+                    _resolve(slot.loaded)
 
     def _report(self, slot: _Slot, step: int, metrics: dict[str, float]) -> None:
         report = Reported(time=self._now(), trial=slot.trial, segment=slot.segment, step=step, metrics=metrics)
@@ -361,7 +377,8 @@ class Engine:
     def _left(self, slot: _Slot, frame: wire.Done | wire.Error) -> bool:
         """Take note that a job is over. Return whether its trial ends with it, and does not go on elsewhere."""
         trial, segment = slot.jobs[frame.job]
-        slot.jobs = {job: trial for job, trial in slot.jobs.items() if job >= frame.job}
+        slot.jobs.pop(frame.job - 1, None)  # all that it sends was sent before
+        slot.log_start = frame.log[1]
         if frame.job == slot.job:
             slot.parked = False  # an inline worker cannot wait: it has left by itself
         self._leave(slot, trial, segment, frame.busy, frame.log)
@@ -391,10 +408,13 @@ class Engine:
         self._vacate(slot)
 
     def _vacate(self, slot: _Slot) -> None:
-        """The slot has nothing that runs."""
+        """The slot has nothing that runs: it takes up what comes next, here and now if that takes no waiting."""
         self._running.pop(slot.trial, None)
         slot.active = False
-        _resolve(slot.free)
+        if self._load is not None:
+            self._advance(slot)
+        if not slot.active:
+            _resolve(slot.idle)
 
     # What happens.
 
@@ -403,11 +423,12 @@ class Engine:
 
         One after the other: what a watcher brings about happens after what it was shown has had its effects.
         """
-        self._records.append(record)
         if self._committing:
+            self._records.append(record)
             return
         self._committing = True
         try:
+            self._happen(record)
             while self._records:
                 self._happen(self._records.popleft())
         finally:
@@ -432,7 +453,7 @@ class Engine:
             self._wind_down(record)
         for watcher in tuple(self._watchers):
             watcher(record)
-        if isinstance(record, _WAKING):
+        if type(record) in _WAKING:
             self._wake()
 
     def _decide(self, trial: int, action: Action) -> None:
@@ -484,14 +505,21 @@ class Engine:
     # Time, and errors.
 
     def _now(self) -> float:
-        return round(self._loop.time() - self._origin, 6)
+        return round(monotonic() - self._origin, 6)
 
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
         self._timers.append(self._loop.call_later(seconds, self._guarded, call))
 
+    async def _change(self) -> None:
+        """Wait for a record that may give a slot something to do."""
+        change = self._loop.create_future()
+        self._waiting.append(change)
+        await change
+
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        waiting, self._waiting = self._waiting, []
+        for change in waiting:
+            _resolve(change)
 
     def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
         """Call from the loop, where nobody would hear of an error: the run ends with it."""

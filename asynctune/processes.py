@@ -7,11 +7,11 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import asynctune
-from asynctune._wire import Decoder, End, FromWorker, Ready, Run, Save, ToWorker, encode
+from asynctune._wire import Decoder, End, FromWorker, Run, Save, ToWorker, encode
 from asynctune.errors import ProtocolError, WorkerDied
 from asynctune.worker.job import run_job, save_ended
 from asynctune.worker.session import Session
@@ -39,9 +39,11 @@ _KILL_TIME = 5.0
 class Worker(asyncio.SubprocessProtocol):
     """A worker process, the leader of its own session and process group."""
 
-    def __init__(self, log: Path, on_frame: Callable[[FromWorker], None], on_death: Callable[[str], None]) -> None:
+    def __init__(
+        self, log: Path, on_frames: Callable[[Sequence[FromWorker]], None], on_death: Callable[[str], None]
+    ) -> None:
         self._log = log
-        self._on_frame = on_frame
+        self._on_frames = on_frames
         self._on_death: Callable[[str], None] | None = on_death
         self._decoder = Decoder[FromWorker](FromWorker)
         self._ready = False
@@ -57,7 +59,7 @@ class Worker(asyncio.SubprocessProtocol):
         cls,
         environment: Mapping[str, str],
         log: Path,
-        on_frame: Callable[[FromWorker], None],
+        on_frames: Callable[[Sequence[FromWorker]], None],
         on_death: Callable[[str], None],
     ) -> "Worker":
         """Start a worker.
@@ -65,11 +67,11 @@ class Worker(asyncio.SubprocessProtocol):
         Args:
             environment: what its environment has beyond the driver's.
             log: the file that its stdout and stderr are appended to.
-            on_frame: called with each frame from it, in order; first comes `Ready`.
+            on_frames: called with what has come from it, a frame or several, in order; the first is `Ready`.
             on_death: called once, after the last frame, with a phrase that says how it ended, as in "exited with code 3"; never
                 after `close`.
 
-        Both are called from the event loop, never before this has returned. An `on_frame` that raises is reported
+        Both are called from the event loop, never before this has returned. An `on_frames` that raises is reported
         to the loop's exception handler, and ends the connection and so the worker.
 
         Raises:
@@ -78,7 +80,7 @@ class Worker(asyncio.SubprocessProtocol):
         """
         loop = asyncio.get_running_loop()
         output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        worker = cls(log, on_frame, on_death)
+        worker = cls(log, on_frames, on_death)
         descriptor = worker._theirs.fileno()
         try:
             await loop.subprocess_exec(
@@ -156,16 +158,16 @@ class Worker(asyncio.SubprocessProtocol):
 
     # What the loop calls.
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: bytes | memoryview) -> None:
         """Bytes from the worker."""
         try:
             frames = self._decoder.feed(data)
         except ProtocolError as error:
             self.kill(f"sent {error}")
             return
-        for frame in frames:
-            self._ready = self._ready or isinstance(frame, Ready)
-            self._on_frame(frame)
+        if frames:
+            self._ready = True
+            self._on_frames(frames)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)
@@ -205,14 +207,18 @@ class Worker(asyncio.SubprocessProtocol):
         return cause if self._ready else f"did not start: {cause}; its log ends with\n{_tail(self._log)}"
 
 
-class _Connection(asyncio.Protocol):
-    """The driver's end of a worker's socket."""
+class _Connection(asyncio.BufferedProtocol):
+    """The driver's end of a worker's socket. What arrives is taken out of one buffer before more can arrive."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._buffer = memoryview(bytearray(2**16))
 
-    def data_received(self, data: bytes) -> None:
-        self._worker.received(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._worker.received(self._buffer[:nbytes])
 
 
 def _tail(log: Path) -> str:
@@ -223,14 +229,14 @@ def _tail(log: Path) -> str:
 
 
 class InlineWorker:
-    """A worker that is no process: `send` of a Run trains the trial right there, and `on_frame` is called from within.
+    """A worker that is no process: `send` of a Run trains the trial right there, and `on_frames` is called from within.
 
     It cannot wait: a trial that is told to pause saves and leaves. A KeyboardInterrupt comes out of `send`.
     """
 
-    def __init__(self, function: Callable[..., object], on_frame: Callable[[FromWorker], None]) -> None:
+    def __init__(self, function: Callable[..., object], on_frames: Callable[[Sequence[FromWorker]], None]) -> None:
         self._function = function
-        self._channel = _InlineChannel(on_frame)
+        self._channel = _InlineChannel(on_frames)
         self._session: Session | None = None
         self._running = False
 
@@ -267,10 +273,13 @@ class InlineWorker:
 class _InlineChannel:
     """A channel whose other end answers within `send`."""
 
-    def __init__(self, on_frame: Callable[[FromWorker], None]) -> None:
+    def __init__(self, on_frames: Callable[[Sequence[FromWorker]], None]) -> None:
         self.job = 0
         self.frames: deque[ToWorker] = deque()
-        self.send = on_frame
+        self._on_frames = on_frames
+
+    def send(self, *frames: FromWorker) -> None:
+        self._on_frames(frames)
 
     def receive(self) -> ToWorker:
         return self.frames.popleft() if self.frames else End(self.job)

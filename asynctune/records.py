@@ -74,7 +74,7 @@ class Action(enum.StrEnum):
     STOP = "stop"
 
 
-class Record(msgspec.Struct, frozen=True, tag_field="t", tag=str.lower, kw_only=True):
+class Record(msgspec.Struct, frozen=True, tag_field="t", tag=str.lower, kw_only=True, gc=False):
     """One thing that happened. `time` is in seconds since the run began."""
 
     time: float = 0.0

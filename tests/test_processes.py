@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Hired:
         self._news = asyncio.Event()
 
     async def spawn(self, environment: dict[str, str] | None = None) -> "Hired":
-        self.worker = await Worker.spawn(environment or {}, self.log, self._frame, self._death)
+        self.worker = await Worker.spawn(environment or {}, self.log, self._come, self._death)
         return self
 
     def run(self, function: Callable[[Any], object], **changes: Any) -> None:
@@ -51,9 +51,9 @@ class Hired:
         }  # fmt: skip
         self.worker.send(wire.Run(**(fields | changes)))
 
-    def _frame(self, frame: wire.FromWorker) -> None:
+    def _come(self, frames: Sequence[wire.FromWorker]) -> None:
         assert not self.deaths, "a frame came after death"
-        self.frames.append(frame)
+        self.frames += frames
         self._news.set()
 
     def _death(self, cause: str) -> None:
@@ -441,7 +441,7 @@ from asynctune import _wire as wire
 
 async def main():
     ready = asyncio.Event()
-    worker = await Worker.spawn({{}}, pathlib.Path({str(tmp_path / "log")!r}), lambda frame: ready.set(), print)
+    worker = await Worker.spawn({{}}, pathlib.Path({str(tmp_path / "log")!r}), lambda frames: ready.set(), print)
     await ready.wait()
     if os.fork() == 0:  # it holds the driver's end of the socket open
         time.sleep(60)
@@ -500,15 +500,16 @@ def test_an_inline_worker_pauses_saves_and_leaves(tmp_path: Path) -> None:
         for step in trial.steps(5):
             trial.report(loss=step)
 
-    def on_frame(frame: Any) -> None:
-        frames.append(frame)
-        if isinstance(frame, wire.Report):
-            worker.send(wire.Pause(3))
-        if isinstance(frame, wire.Done):
-            worker.send(wire.Save(3))
+    def on_frames(come: Sequence[wire.FromWorker]) -> None:
+        for frame in come:
+            frames.append(frame)
+            if isinstance(frame, wire.Report):
+                worker.send(wire.Pause(3))
+            if isinstance(frame, wire.Done):
+                worker.send(wire.Save(3))
 
     frames: list[Any] = []
-    worker = InlineWorker(train, on_frame)
+    worker = InlineWorker(train, on_frames)
     worker.send(wire.Run(3, 0, 0, 0, pickle.dumps({}), "loss", 0, None, 1, None, str(tmp_path / "c"), None, "cpu"))
     assert [type(frame).__name__ for frame in frames] == ["Report", "Saved", "Done", "Saved"]
     worker.send(wire.End(3))
@@ -521,6 +522,6 @@ def test_a_keyboard_interrupt_comes_out_of_an_inline_worker(tmp_path: Path) -> N
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        InlineWorker(train, lambda frame: None).send(
+        InlineWorker(train, lambda frames: None).send(
             wire.Run(1, 0, 0, 0, pickle.dumps({}), "loss", 0, None, None, None, str(tmp_path), None, "cpu")
         )

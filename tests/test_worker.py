@@ -33,9 +33,10 @@ class Driver:
         self._awaited = awaited  # called when the job waits
         self._frames: deque[wire.ToWorker] = deque()
 
-    def send(self, frame: wire.FromWorker) -> None:
-        self.sent.append(frame)
-        self._frames += self._answer(frame)
+    def send(self, *frames: wire.FromWorker) -> None:
+        for frame in frames:
+            self.sent.append(frame)
+            self._frames += self._answer(frame)
 
     def receive(self) -> wire.ToWorker:
         self._awaited()

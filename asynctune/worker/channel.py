@@ -17,7 +17,7 @@ __all__ = ["Channel", "SocketChannel", "flush"]
 class Channel(Protocol):
     """Frames to and from the driver, in order."""
 
-    def send(self, frame: FromWorker) -> None: ...
+    def send(self, *frames: FromWorker) -> None: ...
 
     def receive(self) -> ToWorker:
         """The next frame; waits for it."""
@@ -36,8 +36,8 @@ class SocketChannel:
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
 
-    def send(self, frame: FromWorker) -> None:
-        data = encode(frame)
+    def send(self, *frames: FromWorker) -> None:
+        data = b"".join(map(encode, frames))
         try:
             self._socket.sendall(data)
         except OSError:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from time import monotonic
 
-from asynctune._wire import Done, Error, NotSaved, Run, Save
+from asynctune._wire import Done, Error, NotSaved, Report, Run, Save
 from asynctune.errors import InvalidArgument, TrialEnded
 from asynctune.worker.channel import Channel, flush
 from asynctune.worker.session import Session
@@ -25,13 +25,14 @@ def run_job(function: Callable[[Trial], object], run: Run, channel: Channel) -> 
         except TrialEnded:
             result = None
         busy = monotonic() - began - session.away
-        _report_result(result, session)
+        reports = _reports(result, session)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the driver hears of it, whatever it is
         busy = monotonic() - began - session.away
         channel.send(error_frame(run.job, error, busy, start))
         return None
     flush()
-    channel.send(Done(run.job, session.ended, session.checkpoints.saveable, busy, (start, _log_size())))
+    done = Done(run.job, session.ended, session.checkpoints.saveable, busy, (start, _log_size()))
+    channel.send(*reports, done)  # both at once wake the driver once
     return session
 
 
@@ -62,10 +63,10 @@ def error_frame(job: int, error: BaseException, busy: float = 0.0, start: int = 
     return Error(job, _text(f"{kind}: {message}" if message else kind), _text(text), busy, (start, _log_size()))
 
 
-def _report_result(result: object, session: Session) -> None:
+def _reports(result: object, session: Session) -> list[Report]:
     """What a trainable returned, a number or a dict of metrics, counts as a report."""
     if result is None:
-        return
+        return []
     if not (isinstance(result, dict) or hasattr(result, "__float__")):
         raise InvalidArgument(f"a trainable returns a number, a dict of metrics or None, got {type(result).__name__}")
     if session.reported:
@@ -74,7 +75,9 @@ def _report_result(result: object, session: Session) -> None:
         )
     metric = session.run.metric
     metrics = dict(result) if isinstance(result, dict) else {metric: result}
-    session.report(session.step + 1, measurements(metrics, metric))
+    values = measurements(metrics, metric)
+    session.step += 1
+    return [Report(session.run.job, session.step, values)]
 
 
 def _text(text: str) -> str:
