@@ -42,9 +42,14 @@ cdef inline uint64_t next_bits(Bits *stream) noexcept nogil:
     return mix(stream.key + stream.counter * 0x9E3779B97F4A7C15ULL)
 
 
+cdef inline double as_uniform(uint64_t bits) noexcept nogil:
+    """The upper 53 bits as a number in [0, 1), a multiple of 2^-53."""
+    return (bits >> 11) * (1.0 / 9007199254740992.0)
+
+
 cdef inline double next_uniform(Bits *stream) noexcept nogil:
-    """Uniform in [0, 1), a multiple of 2^-53."""
-    return (next_bits(stream) >> 11) * (1.0 / 9007199254740992.0)
+    """Uniform in [0, 1)."""
+    return as_uniform(next_bits(stream))
 
 
 cdef inline uint64_t next_below(Bits *stream, uint64_t n) noexcept nogil:
@@ -89,10 +94,12 @@ cdef class Table:
         Domain *columns             # (d,)
         tuple arguments             # what it was made of, for pickling
 
-    cdef void sample_row(self, double *row, Bits *stream) noexcept nogil
-    cdef void explore_row(
-        self, const double *row, double *new, Bits *stream, double resample_probability, double factor
+    cdef void sample_row(self, double *row, Py_ssize_t stride, Bits *stream) noexcept nogil
+    cdef void explore_rows(
+        self, const double *rows, double *new, Py_ssize_t stride, const int64_t *donors, const int64_t *members,
+        const uint64_t *keys, Py_ssize_t m, double resample_probability, double factor,
     ) noexcept nogil
+    cdef int check_values(self, double[:, ::1] values) except -1
 
 
 cdef struct Entry:       # one result; keys (score, arrival) are unique within an order

@@ -38,6 +38,7 @@ class Table:
     ) -> None: ...
     def __len__(self) -> int: ...
     def sample(self, stream: Stream) -> npt.NDArray[np.float64]: ...
+    def sample_many(self, values: npt.NDArray[np.float64], seed: int, first: int, last: int) -> None: ...
     def explore(
         self,
         row: npt.NDArray[np.float64],
@@ -45,6 +46,26 @@ class Table:
         resample_probability: float,
         perturbation_factor: float,
     ) -> npt.NDArray[np.float64]: ...
+    def explore_many(
+        self,
+        values: npt.NDArray[np.float64],
+        donor: npt.NDArray[np.int64],
+        members: npt.NDArray[np.int64],
+        seed: int,
+        step: int,
+        resample_probability: float,
+        perturbation_factor: float,
+    ) -> None: ...
+
+def best(
+    scores: npt.NDArray[np.float64], sign: float, k: int, scratch: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]: ...
+def worst(
+    scores: npt.NDArray[np.float64], sign: float, k: int, scratch: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]: ...
+def draw_donors(
+    donor: npt.NDArray[np.int64], best: npt.NDArray[np.int64], members: npt.NDArray[np.int64], seed: int, step: int
+) -> None: ...
 
 class Ladder:
     promotion: bool

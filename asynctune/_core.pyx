@@ -5,7 +5,7 @@ Nothing here knows what a trial's configuration means, and nothing is thread-saf
 """
 
 cimport cython
-from libc.math cimport INFINITY, NAN, ceil, exp, fabs, floor, isfinite, isnan, log, rint, sqrt
+from libc.math cimport INFINITY, NAN, ceil, copysign, exp, fabs, floor, isfinite, isnan, log, rint, sqrt
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy
@@ -124,33 +124,52 @@ cdef class Table:
     def __len__(self):
         return self.size
 
-    cdef void sample_row(self, double *row, Bits *stream) noexcept nogil:
-        # Each column draws from a stream of its own, so that a branch does not shift the draws of the columns after it.
+    cdef void sample_row(self, double *row, Py_ssize_t stride, Bits *stream) noexcept nogil:
+        """Draw row[0], row[stride], ..., a column after the other."""
         cdef uint64_t key = next_bits(stream)
         cdef Bits bits
         cdef Py_ssize_t j
         for j in range(self.size):
-            bits.key, bits.counter = absorb(key, j), 0
-            row[j] = draw(&self.columns[j], &bits) if active(&self.columns[j], row) else NAN
+            bits = column_stream(key, j)
+            row[j * stride] = draw(&self.columns[j], &bits) if active(&self.columns[j], row, stride) else NAN
 
-    cdef void explore_row(
-        self, const double *row, double *new, Bits *stream, double resample_probability, double factor
+    cdef void explore_rows(
+        self, const double *rows, double *new, Py_ssize_t stride, const int64_t *donors, const int64_t *members,
+        const uint64_t *keys, Py_ssize_t m, double resample_probability, double factor,
     ) noexcept nogil:
-        cdef uint64_t key = next_bits(stream)
-        cdef Bits bits
-        cdef Domain *domain
-        cdef Py_ssize_t j
+        """Make each member's row, that begins at new[member], of the row that begins at rows[donor].
+
+        Column by column: a column of a million members is small enough to stay in the cache, a table is not.
+        """
+        cdef double[2] factors = [1 / factor, factor]
+        cdef Py_ssize_t[256] redrawn  # of a block: which are drawn anew
+        cdef const double *column
+        cdef double *explored
+        cdef double x
+        cdef uint64_t bits
+        cdef Domain domain
+        cdef Bits stream
+        cdef Py_ssize_t begin, end, count, i, j
         for j in range(self.size):
-            domain = &self.columns[j]
-            bits.key, bits.counter = absorb(key, j), 0
-            if not active(domain, new):
-                new[j] = NAN
-            elif isnan(row[j]) or next_uniform(&bits) < resample_probability:
-                new[j] = draw(domain, &bits)
-            elif domain.kind == CHOICE:
-                new[j] = row[j]
-            else:
-                new[j] = perturb(domain, row[j], factor, &bits)
+            domain = self.columns[j]  # a copy, which no store below can change
+            column, explored = rows + j * stride, new + j * stride
+            for begin in range(0, m, 256):
+                count, end = 0, min(begin + 256, m)
+                for i in range(begin, end):
+                    if i + 64 < m:
+                        prefetch(&column[donors[i + 64]])  # donors come in any order
+                    if not active(&domain, &new[members[i]], stride):
+                        explored[members[i]] = NAN
+                        continue
+                    x = column[donors[i]]
+                    bits = absorb(keys[i], self.size + j)  # the words before that are for the columns' streams
+                    explored[members[i]] = perturb(&domain, x, factors, bits & 1)
+                    # In a loop of its own: nobody can guess which, and a branch guessed wrong costs as much as a draw.
+                    redrawn[count] = i
+                    count += isnan(x) | (as_uniform(bits) < resample_probability)
+                for i in redrawn[:count]:
+                    stream = column_stream(keys[i], j)
+                    explored[members[i]] = draw(&self.columns[j], &stream)
 
     def sample(self, Stream stream not None):
         """A row (d,) float64, every active column drawn from its domain.
@@ -161,8 +180,26 @@ cdef class Table:
         out = np.empty(self.size)
         cdef double[::1] row = out
         if self.size:
-            self.sample_row(&row[0], &stream.bits)
+            self.sample_row(&row[0], 1, &stream.bits)
         return out
+
+    def sample_many(self, double[:, ::1] values not None, seed, Py_ssize_t first, Py_ssize_t last):
+        """Draw the members first..last - 1 of a population in place, without the GIL.
+
+        values: (d, n) float64. Its column i becomes `sample(Stream(seed, SAMPLE, i))`. Calls for different members may
+        run side by side.
+        """
+        cdef uint64_t word = seed & 0xFFFFFFFFFFFFFFFF
+        cdef Py_ssize_t i
+        cdef Bits stream
+        self.check_values(values)
+        if not 0 <= first <= last <= values.shape[1]:
+            raise InvalidArgument(f"members must be in 0..{values.shape[1] - 1}, got {first}..{last - 1}")
+        if self.size:
+            with nogil:
+                for i in range(first, last):
+                    stream = keyed(word, SAMPLE, i, 0, 0)
+                    self.sample_row(&values[0, i], values.shape[1], &stream)
 
     def explore(
         self, const double[::1] row not None, Stream stream not None, double resample_probability, double perturbation_factor
@@ -175,14 +212,55 @@ cdef class Table:
         deviation) moves by (factor - 1) times that, up or down. ORDINAL goes to a neighbour. CHOICE has no near and far:
         it is drawn anew or stays what the weights were trained with; what a new branch switches on is drawn.
         """
+        cdef int64_t member = 0
+        cdef uint64_t key
         if row.shape[0] != self.size:
             raise InvalidArgument(f"row must have length {self.size}, got {row.shape[0]}")
         check_explore(resample_probability, perturbation_factor)
         out = np.empty(self.size)
         cdef double[::1] new = out
         if self.size:
-            self.explore_row(&row[0], &new[0], &stream.bits, resample_probability, perturbation_factor)
+            key = next_bits(&stream.bits)
+            self.explore_rows(
+                &row[0], &new[0], 1, &member, &member, &key, 1, resample_probability, perturbation_factor
+            )
         return out
+
+    def explore_many(
+        self, double[:, ::1] values not None, const int64_t[::1] donor not None, const int64_t[::1] members not None, seed,
+        int64_t step, double resample_probability, double perturbation_factor,
+    ):
+        """Explore (m,) members of a population in place, without the GIL.
+
+        values: (d, n) float64; donor: (n,). Column i of the values, for each i of members, becomes what `explore` with
+        Stream(seed, EXPLORE, i, 0, step) makes of column donor[i]. No member may be a donor; calls for different
+        members may run side by side.
+        """
+        cdef Py_ssize_t i, m = members.shape[0], n = values.shape[1]
+        cdef uint64_t word = seed & 0xFFFFFFFFFFFFFFFF
+        cdef Bits stream
+        self.check_values(values)
+        check_explore(resample_probability, perturbation_factor)
+        if donor.shape[0] != n:
+            raise InvalidArgument(f"donor must have length {n}, got {donor.shape[0]}")
+        check_indices("members", members, n)
+        cdef int64_t[::1] donors = np.take(donor, members)
+        check_indices("donors", donors, n)
+        cdef uint64_t[::1] keys = np.empty(m, dtype=np.uint64)
+        if m and self.size:
+            with nogil:
+                for i in range(m):
+                    stream = keyed(word, EXPLORE, members[i], 0, step)
+                    keys[i] = next_bits(&stream)
+                self.explore_rows(
+                    &values[0, 0], &values[0, 0], n, &donors[0], &members[0], &keys[0], m,
+                    resample_probability, perturbation_factor,
+                )
+
+    cdef int check_values(self, double[:, ::1] values) except -1:
+        if values.shape[0] != self.size:
+            raise InvalidArgument(f"values must have {self.size} rows, got {values.shape[0]}")
+        return 0
 
 
 cdef int check_explore(double resample_probability, double perturbation_factor) except -1:
@@ -193,9 +271,26 @@ cdef int check_explore(double resample_probability, double perturbation_factor) 
     return 0
 
 
-cdef inline bint active(const Domain *domain, const double *row) noexcept nogil:
+cdef int check_indices(str name, const int64_t[::1] indices, Py_ssize_t n) except -1:
+    cdef int64_t least = 0, most = 0
+    cdef Py_ssize_t i
+    for i in range(indices.shape[0]):
+        least, most = min(least, indices[i]), max(most, indices[i])
+    if indices.shape[0] and not 0 <= least <= most < n:
+        raise InvalidArgument(f"{name} must be in 0..{n - 1}, got {least if least < 0 else most}")
+    return 0
+
+
+cdef inline Bits column_stream(uint64_t key, Py_ssize_t j) noexcept nogil:
+    # Each column draws from a stream of its own, so that a branch does not shift the draws of the columns after it.
+    cdef Bits stream
+    stream.key, stream.counter = absorb(key, j), 0
+    return stream
+
+
+cdef inline bint active(const Domain *domain, const double *row, Py_ssize_t stride) noexcept nogil:
     # A parent that is not active is NaN, which equals no branch.
-    return domain.parent < 0 or row[domain.parent] == domain.branch
+    return domain.parent < 0 or row[domain.parent * stride] == domain.branch
 
 
 cdef inline double at(const Domain *domain, double k) noexcept nogil:
@@ -224,22 +319,23 @@ cdef double draw(const Domain *domain, Bits *stream) noexcept nogil:
     return value if domain.kind == NORMAL else min(max(value, domain.low), domain.high)
 
 
-cdef double perturb(const Domain *domain, double x, double factor, Bits *stream) noexcept nogil:
-    """A value moved by a factor, up or down with equal chance; on a grid by at least one step, at its end inwards."""
-    cdef bint up = next_uniform(stream) < 0.5
-    cdef double y, k, old
+cdef inline double perturb(const Domain *domain, double x, const double *factors, bint up) noexcept nogil:
+    """A value moved by factors[1], up, or factors[0], down; on a grid by at least one step, at its end inwards."""
+    cdef double y, k, old, direction
+    if domain.kind == CHOICE:
+        return x
     if domain.kind == ORDINAL:
-        y = x + 1 if up else x - 1
+        y = x + 2 * up - 1
     elif fabs(x) < domain.small:
         # A factor would never leave zero, nor change a sign.
-        y = x + domain.small * (factor - 1 if up else 1 - factor)
+        y = x + (2 * up - 1) * (factors[1] - 1) * domain.small
     else:
-        y = x * factor if up else x / factor
+        y = x * factors[up]
     if domain.step == 0:
         return y if domain.kind == NORMAL else min(max(y, domain.low), domain.high)
     old = min(max(rint(x / domain.step), domain.first), domain.last)
-    k = rint(y / domain.step)
-    k = max(k, old + 1) if y > x else min(k, old - 1)
+    direction = copysign(1, y - x)
+    k = old + direction * max(direction * (rint(y / domain.step) - old), 1)
     if k > domain.last and old == domain.last:
         k = old - 1
     elif k < domain.first and old == domain.first:
@@ -276,6 +372,97 @@ cdef double normal_quantile(double p) noexcept nogil:
                 + 7.86869131145613259100e-4) * r + 1.48753612908506148525e-2) * r + 1.36929880922735805310e-1) * r
              + 5.99832206555887937690e-1) * r + 1.0)
     return -r if q < 0 else r
+
+
+# ---------------------------------------------------------------------------------------- whole populations
+
+
+def best(const double[::1] scores not None, double sign, Py_ssize_t k, double[::1] scratch not None):
+    """Who are the best k by (n,) scores, of those only who have a finite one: (<= k,) int64, ascending, in O(n).
+
+    sign: 1 if larger scores are better, -1 if smaller. NaN and infinities are the worst; ties go to the lower member.
+    k: in 1..n. scratch: (n,) float64, overwritten. Nearly all without the GIL.
+    """
+    cdef Py_ssize_t i, n = scores.shape[0], count = 0, ties
+    cdef double loss, edge
+    check_selection(scores, k, scratch)
+    with nogil:
+        fill_losses(scores, sign, scratch)
+    losses = np.asarray(scratch)
+    losses.partition(k - 1)
+    edge = losses[k - 1]
+    ties = np.count_nonzero(losses[:k] == edge) if isfinite(edge) else 0
+    out = np.empty(k + 1, dtype=np.int64)  # one place more, for what is written and not counted
+    cdef int64_t[::1] members = out
+    with nogil:
+        for i in range(n):
+            loss = as_loss(scores[i], sign)
+            members[min(count, k)] = i  # in bounds even if somebody changes the scores meanwhile
+            count += (loss < edge) | ((loss == edge) & (ties > 0))
+            ties -= loss == edge
+    return out[:min(count, k)]
+
+
+def worst(const double[::1] scores not None, double sign, Py_ssize_t k, double[::1] scratch not None):
+    """Who are the worst k by (n,) scores: (k,) int64, ascending, in O(n). Arguments as for `best`."""
+    cdef Py_ssize_t i, n = scores.shape[0], left = k, ties
+    cdef double loss, edge
+    check_selection(scores, k, scratch)
+    with nogil:
+        fill_losses(scores, sign, scratch)
+    losses = np.asarray(scratch)
+    losses.partition(n - k)
+    edge = losses[n - k]
+    ties = np.count_nonzero(losses[n - k:] == edge)
+    out = np.empty(k + 1, dtype=np.int64)
+    cdef int64_t[::1] members = out
+    with nogil:
+        for i in range(n - 1, -1, -1):  # of those tied at the edge the last
+            loss = as_loss(scores[i], sign)
+            members[max(left, 0)] = i
+            left -= (loss > edge) | ((loss == edge) & (ties > 0))
+            ties -= loss == edge
+    return out[1:]
+
+
+cdef int check_selection(const double[::1] scores, Py_ssize_t k, double[::1] scratch) except -1:
+    if not 1 <= k <= scores.shape[0]:
+        raise InvalidArgument(f"k must be in 1..{scores.shape[0]}, got {k}")
+    if scratch.shape[0] != scores.shape[0]:
+        raise InvalidArgument(f"scratch must have length {scores.shape[0]}, got {scratch.shape[0]}")
+    return 0
+
+
+cdef inline double as_loss(double score, double sign) noexcept nogil:
+    # The worst are the greatest: NumPy's vectorised quickselect is slow where many are tied for the least.
+    return -sign * score if isfinite(score) else INFINITY
+
+
+cdef void fill_losses(const double[::1] scores, double sign, double[::1] losses) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(scores.shape[0]):
+        losses[i] = as_loss(scores[i], sign)
+
+
+def draw_donors(
+    int64_t[::1] donor not None, const int64_t[::1] best not None, const int64_t[::1] members not None, seed, int64_t step
+):
+    """For each i of (m,) members donor[i], of (n,) int64, becomes one of the best, each as likely, without the GIL.
+
+    The draws are from Stream(seed, DONOR, i, 0, step). Calls for different members may run side by side.
+    """
+    cdef Py_ssize_t i
+    cdef uint64_t word = seed & 0xFFFFFFFFFFFFFFFF, n = best.shape[0]
+    cdef Bits stream
+    if n == 0:
+        raise InvalidArgument("best must have at least one member, got none")
+    check_indices("members", members, donor.shape[0])
+    with nogil:
+        for i in range(members.shape[0]):
+            stream = keyed(word, DONOR, members[i], 0, step)
+            donor[members[i]] = next_below(&stream, n)
+        for i in range(members.shape[0]):  # a loop so short that the processor has many of these loads on their way
+            donor[members[i]] = best[donor[members[i]]]
 
 
 # ----------------------------------------------------------------------------------------- order statistics

@@ -224,3 +224,12 @@ class PBT:
         for checkpoint in released:
             del self.kept[checkpoint]
         return released
+
+
+def truncation(scores: list[float], mode: str, quantile_fraction: float) -> tuple[list[int], list[int]]:
+    """A whole generation at once: who may give, and who takes over. Ties go to the lower member."""
+    sign = 1 if mode == "max" else -1
+    ranks = rank({member: oriented(sign * score) for member, score in enumerate(scores)})
+    n = len(ranks)
+    k = min(n // 2, max(1, math.floor(quantile_fraction * n)))
+    return sorted(member for member in ranks[:k] if math.isfinite(scores[member])), sorted(ranks[n - k :])
