@@ -3,11 +3,12 @@
     python bench/page.py build/bench docs/benchmarks.md
 
 FOLDER holds core.json, report.json and so on; in PAGE the text between `<!-- core -->` and `<!-- /core -->` becomes the table of
-core.json, and so on. All else in the page is written by hand, and stays.
+core.json, and so on. All else in the page is written by hand, and stays. Plots (FOLDER's PNGs) go to images/ beside the page.
 """
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def main() -> None:
             parser.error(f"{given.page} has no place for {path.stem}: it needs {begin} and {end}")
         text = f"{before}{begin}\n{table(document)}\n{end}{after}"
     given.page.write_text(text, encoding="utf-8")
+    for plot in sorted(given.folder.glob("*.png")):
+        shutil.copy(plot, given.page.parent / "images")
 
 
 if __name__ == "__main__":

@@ -186,6 +186,7 @@ def main() -> None:
         series[case] = min(runs, key=lambda figures: figures["total"])
         shown += rows(case, n, series[case])
     if given.plot is not None:
+        given.plot.parent.mkdir(parents=True, exist_ok=True)
         plot(given.plot, series)
     show(given, shown, packages=["msgspec"], series=series)
 
