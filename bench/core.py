@@ -1,13 +1,13 @@
 """Decisions: what one costs, by how much is recorded, beside floors in C that are compiled on the spot and NumPy's partition.
 
-    python bench/core.py [--repeat 5] [--quick] [--json FILE]
+    python bench/core.py [--repeat 5] [--quick] [--json FILE] [--plot FILE]
 
 ASHA: so many results are at the first rung (reduction_factor=3) when blocks of 1,000 reports come, of trials in random order with
 uniform scores, to each program in turn; all must answer alike. With promotion a block's promotions belong to it. PBT: so many
 members have reported once, and turns are taken. A sample is a block's time in this thread, so that what else the machine does
 is not counted, over its decisions; the call from Python is in it. Each repetition begins with fresh states. The floors
 (bench/floors.c) take `cc -O3`; where there is no compiler they are left out. All is on one core, but for the generation
-with all threads.
+with all threads, which is wall time.
 """
 
 import argparse
@@ -36,8 +36,15 @@ from measure import Row, arguments, calls, pinned, show, spread
 
 BLOCK = 1000  # decisions in a sample
 LEVELS = (1, 3, 9, 27, 81)
-FLOOR, DECISION, BATCH = "C two-heap", "next, donor, advance", "BoundASHA.report_many"
-ONE_CALL = {"Ladder.report": 300, "BoundASHA.report": 300, DECISION: 1000}  # program -> nanoseconds
+FLOOR, BATCH, PARTITION = "C two-heap", "BoundASHA.report_many", "numpy.partition"
+
+#: Program -> nanoseconds, where the budget is not a multiple of the floor.
+BUDGET = {"Ladder.report": 300, "BoundASHA.report": 300, "next, donor, advance": 1000}
+
+GROWTH = (
+    "a thousand results lie in the first caches, and of more each call waits for memory anew; it would take calls that decide on many, "
+    "as report_many does"
+)
 
 
 class Reports(NamedTuple):
@@ -50,6 +57,8 @@ class Reports(NamedTuple):
 Decide = Callable[[int, int], Any]
 #: Records the reports before one, untimed, and returns what decides on the rest.
 Program = Callable[[Reports, int], Decide]
+#: Puts the value of a rank in its place, the lower before and the higher behind it.
+Select = Callable[[npt.NDArray[np.float64], int], object]
 
 
 def floors() -> ctypes.CDLL | None:
@@ -118,10 +127,9 @@ def two_heaps(library: ctypes.CDLL, promotion: bool, reports: Reports, recorded:
     return decide
 
 
-def one_by_one(new: Callable[[bool], Any], promotion: bool, reports: Reports, recorded: int) -> Decide:
-    """A call for each report; with promotion all four of a study."""
-    state = new(promotion)
-    in_batches(state, promotion, reports, recorded)
+def one_by_one(new: Callable[[], Any], reports: Reports, recorded: int) -> Decide:
+    state = new()
+    in_batches(state, False, reports, recorded)
     trials, scores = reports.trials[recorded:].tolist(), reports.scores[recorded:].tolist()
 
     def decide(begin: int, end: int) -> None:
@@ -129,16 +137,24 @@ def one_by_one(new: Callable[[bool], Any], promotion: bool, reports: Reports, re
         for trial, score in zip(trials[part], scores[part], strict=True):
             report(trial, 1, score)
 
-    def decide_and_promote(begin: int, end: int) -> None:
-        part = slice(begin - recorded, end - recorded)
-        for trial, score in zip(trials[part], scores[part], strict=True):
-            state.report(trial, 1, score)
-            state.saved(trial, 1, "checkpoint")
-            resumption = state.resumable()
-            if resumption is not None:
-                state.resume(resumption)
+    return decide
 
-    return decide_and_promote if promotion else decide
+
+def four_calls(reports: Reports, recorded: int) -> Decide:
+    """A report of a trial that saves and pauses, and what a study does then: it lets the best go on that may."""
+    asha = bound(promotion=True)
+    trials, scores = reports.trials.tolist(), reports.scores.tolist()
+
+    def decide(begin: int, end: int) -> None:
+        for trial, score in zip(trials[begin:end], scores[begin:end], strict=True):
+            asha.report(trial, 1, score)
+            asha.saved(trial, 1, "checkpoint")
+            resumption = asha.resumable()
+            if resumption is not None:
+                asha.resume(resumption)
+
+    decide(0, recorded)
+    return decide
 
 
 def pbt_decisions(reports: Reports, recorded: int) -> Decide:
@@ -189,7 +205,7 @@ def pbt_turns(reports: Reports, recorded: int) -> Decide:
 
 
 def costs(programs: Mapping[str, Program], n: int, samples: int, states: int) -> dict[str, list[float]]:
-    """Nanoseconds a decision, by program, with n results, 5 % more or less: block after block, each to all programs in turn.
+    """Nanoseconds a decision, by program, around n results: block after block, each to all programs in turn.
 
     At least so many samples, and as many fresh states.
     """
@@ -201,15 +217,15 @@ def costs(programs: Mapping[str, Program], n: int, samples: int, states: int) ->
         recorded = total - blocks * BLOCK
         reports = Reports(random.permutation(total), np.ones(total, dtype=np.int64), random.random(total))
         turns = [(taken[name], program(reports, recorded)) for name, program in programs.items()]
-        for begin in range(recorded, total, BLOCK):
+        for number, begin in enumerate(range(recorded, total, BLOCK), seed):
+            first = number % len(turns)  # everyone comes after everyone
             answers = []
-            for nanoseconds, decide in turns:
+            for nanoseconds, decide in turns[first:] + turns[:first]:
                 began = thread_time_ns()
                 answer = decide(begin, begin + BLOCK)
                 nanoseconds.append((thread_time_ns() - began) / BLOCK)
                 answers.append(answer)
             assert all(np.array_equal(answer, answers[0]) for answer in answers), "programs decide differently"
-            turns = turns[1:] + turns[:1]  # nobody always comes after the same
     return taken
 
 
@@ -217,7 +233,7 @@ Curve = dict[int, dict[str, list[float]]]  # n -> costs
 
 
 def curves(library: ctypes.CDLL | None, sizes: list[int], samples: int, states: int) -> dict[str, Curve]:
-    """What decides -> its curve."""
+    """What is decided -> its curve. What has no floor is measured alone, so that it has the caches for itself."""
 
     def batches(promotion: bool) -> dict[str, Program]:
         programs: dict[str, Program] = {} if library is None else {FLOOR: partial(two_heaps, library, promotion)}
@@ -225,21 +241,17 @@ def curves(library: ctypes.CDLL | None, sizes: list[int], samples: int, states: 
         programs["Ladder.report_many"] = lambda *given: in_batches(ladder(promotion), promotion, *given)
         return programs
 
-    single: dict[str, Program] = {
-        "Ladder.report": partial(one_by_one, ladder, False),
-        "BoundASHA.report": partial(one_by_one, bound, False),
-    }
-    four: dict[str, Program] = {"BoundASHA.report, saved, resumable, resume": partial(one_by_one, bound, True)}
-    pbt: dict[str, Program] = {DECISION: pbt_decisions, "a whole turn": pbt_turns}
+    decided: list[tuple[str, int, dict[str, Program]]] = [
+        ("ASHA stopping, in batches", 10**7, batches(False)),
+        ("ASHA promotion, in batches", 10**7, batches(True)),
+        ("ASHA stopping, a call of the core", 10**7, {"Ladder.report": partial(one_by_one, ladder)}),
+        ("ASHA stopping, a call", 10**7, {"BoundASHA.report": partial(one_by_one, bound)}),
+        ("ASHA promotion, four calls", 10**6, {"report, saved, resumable, resume": four_calls}),
+        ("PBT, a decision", 10**6, {"next, donor, advance": pbt_decisions}),
+        ("PBT, a whole turn", 10**6, {"resumable, explore, resume, report, saved": pbt_turns}),
+    ]
     return {
-        what: {n: costs(programs, n, samples, states) for n in sizes if n <= most}
-        for what, programs, most in (
-            ("ASHA stopping, in batches", batches(False), 10**7),
-            ("ASHA promotion, in batches", batches(True), 10**7),
-            ("ASHA stopping, a call each", single, 10**7),
-            ("ASHA promotion, four calls each", four, 10**7),
-            ("PBT", pbt, 10**6),
-        )
+        what: {n: costs(programs, n, samples, states) for n in sizes if n <= most} for what, most, programs in decided
     }
 
 
@@ -254,7 +266,7 @@ def curve_rows(what: str, curve: Curve, n: int) -> Iterator[Row]:
         if program == FLOOR:
             continue
         median, p99 = spread(taken)
-        name, limit = f"{what}: {program}, {n:,} results", ONE_CALL.get(program)
+        name, limit = f"{what}: {program}, {n:,} results", BUDGET.get(program)
         if FLOOR in curve[n]:
             floor, floor_p99 = spread(curve[n][FLOOR])
             row = partial(Row, unit="ns", beside=FLOOR, rule=f"<= 1.5 x the {FLOOR}")
@@ -264,76 +276,63 @@ def curve_rows(what: str, curve: Curve, n: int) -> Iterator[Row]:
             yield Row(what=name, unit="ns", median=median, p99=p99, budget=limit, rule=limit and f"<= {limit} ns" or "")
         least, most = (spread(curve[end][program])[0] for end in (first, last))
         yield Row(
-            what=f"{what}: {program}, {last:,} results",
+            what=f"{what}: {program}, from {first:,} to {last:,} results",
             unit="ns",
             median=most,
-            beside=f"{first:,} results",
+            beside=f"{first:,}",
             floor=least,
             budget=growth * least,
             rule=f"<= {growth:.3g} x, the logarithm",
+            missed=GROWTH,
         )
 
 
-def quantile_rows(library: ctypes.CDLL | None, curve: Curve, n: int, repeat: int) -> Iterator[Row]:
+def selections(library: ctypes.CDLL | None) -> dict[str, Select]:
+    selects: dict[str, Select] = {PARTITION: np.ndarray.partition}
+    if library is not None:
+        quickselect = library.quickselect
+        selects["C quickselect"] = lambda values, rank: quickselect(values.ctypes.data, len(values), rank)
+    return selects
+
+
+def in_a_copy(select: Select, values: npt.NDArray[np.float64], *ranks: int) -> None:
+    copy = values.copy()
+    for rank in ranks:  # one after the other: for several at once NumPy has no vectorised code
+        select(copy, rank)
+
+
+def quantile_rows(selects: Mapping[str, Select], curve: Curve, n: int, repeat: int) -> Iterator[Row]:
     """A block of reports, beside programs that look for the quantile of all the results anew."""
-    median, p99 = (BLOCK * cost * 1e-3 for cost in spread(curve[n][BATCH]))
+    median, p99 = (BLOCK * cost * 1e-6 for cost in spread(curve[n][BATCH]))
     scores = np.random.default_rng(0).random(n)
-    for beside, select in selections(library).items():
-        floor = 1e6 * spread(calls(partial(select, scores, [n - n // 3]), 10 * repeat))[0]
-        what = f"ASHA stopping: {BATCH}, {BLOCK:,} reports, {n:,} results"
-        yield Row(what=what, unit="us", median=median, p99=p99, beside=f"{beside} of all", floor=floor)
+    what = f"ASHA stopping: {BATCH}, {BLOCK:,} reports at once, {n:,} results"
+    for name, select in selects.items():
+        seconds = calls(partial(in_a_copy, select, scores, n - n // 3), 10 * repeat, thread_time_ns)
+        yield Row(what=what, unit="ms", median=median, p99=p99, beside=f"{name} of all", floor=1e3 * spread(seconds)[0])
 
 
-def selections(library: ctypes.CDLL | None) -> dict[str, Callable[[npt.NDArray[np.float64], list[int]], object]]:
-    """What puts the values of given ranks in their places, in a copy."""
-    if library is None:
-        return {"numpy.partition": np.partition}
-
-    def quickselect(values: npt.NDArray[np.float64], ranks: list[int]) -> None:
-        copy = values.copy()
-        for rank in ranks:
-            library.quickselect(copy.ctypes.data, len(copy), rank)
-
-    return {"numpy.partition": np.partition, "C quickselect": quickselect}
-
-
-def generation_rows(library: ctypes.CDLL | None, size: int, repeat: int) -> Iterator[Row]:
-    """at.Population's step beside the choice of its two quantiles alone."""
-    scores = np.random.default_rng(0).random((4 * repeat, size))
-    ranks = [size // 4, size - size // 4]
-    one, every = at.Population(SPACE, size=size, num_threads=1), at.Population(SPACE, size=size)
-    taken: dict[str, list[float]] = {"one": [], "every": []}
-    for row in scores:
+def generation_rows(selects: Mapping[str, Select], size: int, repeat: int) -> Iterator[Row]:
+    """at.Population's step, with one thread and with all, beside the choice of its two quantiles alone."""
+    threads = usable_cores()
+    one, every = (at.Population(SPACE, size=size, num_threads=number) for number in (1, threads))
+    what = f"Population.step, {size:,} members, {len(SPACE)} hyperparameters"
+    alone, together = f"{what}, 1 thread", f"{what}, all {threads} threads"
+    seconds: dict[str, list[float]] = {name: [] for name in (alone, together, *selects)}
+    for scores in np.random.default_rng(0).random((4 * repeat, size)):
         with pinned():
-            taken["one"] += calls(partial(one.step, row), 1)
-            for name, select in selections(library).items():
-                taken.setdefault(name, []).extend(calls(partial(select, row, ranks), 1))
-        taken["every"] += calls(partial(every.step, row), 1)
-    shown = {name: [1e3 * figure for figure in spread(seconds)] for name, seconds in taken.items()}
-    floor = shown["numpy.partition"][0]
-    for name, what in (("one", "1 thread"), ("every", f"{usable_cores()} threads")):
-        median, p99 = shown[name]
-        what = f"Population.step, {size:,} members, {len(SPACE)} hyperparameters, {what}"
-        yield Row(
-            what=what,
-            unit="ms",
-            median=median,
-            p99=p99,
-            beside="numpy.partition",
-            floor=floor,
-            budget=20,
-            rule="<= 20 ms",
-        )
-    if "C quickselect" in shown:
-        median, p99 = shown["C quickselect"]
-        yield Row(
-            what=f"C quickselect of both quantiles of {size:,} scores",
-            unit="ms",
-            median=median,
-            p99=p99,
-            beside="numpy.partition",
-            floor=floor,
-        )
+            seconds[alone] += calls(partial(one.step, scores), 1, thread_time_ns)
+            for name, select in selects.items():
+                choice = partial(in_a_copy, select, scores, size // 4, size - size // 4)
+                seconds[name] += calls(choice, 1, thread_time_ns)
+        seconds[together] += calls(partial(every.step, scores), 1)
+    shown = {name: [1e3 * figure for figure in spread(taken)] for name, taken in seconds.items()}
+    floor, _ = shown.pop(PARTITION)
+    row = partial(Row, unit="ms", beside=f"{PARTITION} twice", floor=floor)
+    for name, (median, p99) in shown.items():
+        if name in selects:
+            yield row(what=f"{name} twice, {size:,} scores", median=median, p99=p99)
+        else:
+            yield row(what=name, median=median, p99=p99, budget=20, rule="<= 20 ms")
 
 
 def plot(file: Path, points: Mapping[str, Mapping[str, Mapping[int, tuple[float, float]]]]) -> None:
@@ -362,11 +361,12 @@ def main() -> None:
     sizes = [10**3, 10**4] if given.quick else [10**k for k in range(3, 8)]
     n = min(10**6, sizes[-1])
     library = floors()
+    selects = selections(library)
     with pinned():
         measured = curves(library, sizes, 20 if given.quick else 100 * given.repeat, given.repeat)
         rows = [row for what, curve in measured.items() for row in curve_rows(what, curve, n)]
-        rows += quantile_rows(library, measured["ASHA stopping, in batches"], n, given.repeat)
-    rows += generation_rows(library, n, given.repeat)
+        rows += quantile_rows(selects, measured["ASHA stopping, in batches"], n, given.repeat)
+    rows += generation_rows(selects, n, given.repeat)
     points = {
         what: {program: {at_n: spread(curve[at_n][program]) for at_n in curve} for program in curve[n]}
         for what, curve in measured.items()
