@@ -7,6 +7,7 @@ PEERS := .venv-peers/bin/python
 PEERS_READY := .venv-peers/.ready
 CORE := build/.core
 BENCHMARKS := trials memory
+PLOTTED := core scale
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-all lint compile debug sanitized asan fuzz bench bench-peers clean
@@ -51,7 +52,7 @@ fuzz: sanitized  ## the array API under arguments that nobody should pass: SECON
 
 bench: $(CORE)  ## every budget measured, beside its floor; figures in build/bench (some ten minutes, on an idle machine)
 	for name in $(BENCHMARKS); do $(PY) bench/$$name.py --json build/bench/$$name.json || exit; done
-	$(PY) bench/scale.py --json build/bench/scale.json --plot build/bench/scale.png
+	for name in $(PLOTTED); do $(PY) bench/$$name.py --json build/bench/$$name.json --plot build/bench/$$name.png || exit; done
 
 bench-peers: $(PEERS_READY)  ## our decisions beside those of Ray Tune, Optuna, Rustuna, Syne Tune and hyperopt (some five minutes)
 	$(PEERS) setup.py --quiet build_ext --inplace

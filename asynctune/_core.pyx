@@ -1100,6 +1100,7 @@ cdef class Generations:
         cdef Generation first = self.first
         cdef Member *member
         cdef Bits bits
+        cdef int32_t trial
         if first is None or self.barrier and self.least_arrived < first.depth:
             return None
         if warm is not None:
@@ -1107,7 +1108,11 @@ cdef class Generations:
             if member.waiting and member.recorded == first.depth:
                 return warm
         bits = keyed(self.seed, ORDER, first.decided, 0, first.depth)
-        return first.waiting[next_below(&bits, first.num_waiting)]
+        trial = first.waiting[next_below(&bits, first.num_waiting)]
+        # Who will be asked about, and who will take its place: at 10^6 members `donor` and `advance` would wait for both.
+        prefetch(&self.members[trial])
+        prefetch(&self.members[first.waiting[first.num_waiting - 1]])
+        return trial
 
     def donor(self, int64_t trial):
         """From whom a waiting member takes over: None, or (donor, checkpoint, its step, its score).
