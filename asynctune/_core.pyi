@@ -1,7 +1,7 @@
 """The core, as Python sees it."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,7 @@ class Table:
         perturbation_factor: float,
     ) -> None: ...
 
+def as_array(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]: ...
 def best(
     scores: npt.NDArray[np.float64], sign: float, k: int, scratch: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.int64]: ...

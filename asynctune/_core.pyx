@@ -1,6 +1,6 @@
 """Core: the decisions on arrays. Random streams, domains, rungs, generations.
 
-Nothing here knows what a trial's configuration means, and nothing is thread-safe: one loop owns each object.
+Nothing here knows what a trial's configuration means, and nothing is thread-safe but where it says so: one loop owns each object.
 `def` checks, `nogil` computes.
 """
 
@@ -16,6 +16,14 @@ cdef extern from *:
 import numpy as np
 
 from asynctune.errors import AsynctuneError, InvalidArgument
+
+
+def as_array(str name, given):
+    """An argument as an array. Raises InvalidArgument if there is no way: it is ragged, on a GPU, or has a gradient."""
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgument(f"{name} must be an array: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------------- streams
@@ -243,6 +251,7 @@ cdef class Table:
         check_explore(resample_probability, perturbation_factor)
         if donor.shape[0] != n:
             raise InvalidArgument(f"donor must have length {n}, got {donor.shape[0]}")
+        members = np.array(members)  # of our own: nobody may change an index once it is checked
         check_indices("members", members, n)
         cdef int64_t[::1] donors = np.take(donor, members)
         check_indices("donors", donors, n)
@@ -422,7 +431,7 @@ def worst(const double[::1] scores not None, double sign, Py_ssize_t k, double[:
             members[max(left, 0)] = i
             left -= (loss > edge) | ((loss == edge) & (ties > 0))
             ties -= loss == edge
-    return out[1:]
+    return out[1 + max(left, 0):]
 
 
 cdef int check_selection(const double[::1] scores, Py_ssize_t k, double[::1] scratch) except -1:
@@ -456,13 +465,15 @@ def draw_donors(
     cdef Bits stream
     if n == 0:
         raise InvalidArgument("best must have at least one member, got none")
+    members = np.array(members)  # of our own: nobody may change an index once it is checked
     check_indices("members", members, donor.shape[0])
+    cdef int64_t[::1] drawn = np.empty(members.shape[0], dtype=np.int64)
     with nogil:
         for i in range(members.shape[0]):
             stream = keyed(word, DONOR, members[i], 0, step)
-            donor[members[i]] = next_below(&stream, n)
+            drawn[i] = next_below(&stream, n)
         for i in range(members.shape[0]):  # a loop so short that the processor has many of these loads on their way
-            donor[members[i]] = best[donor[members[i]]]
+            donor[members[i]] = best[drawn[i]]
 
 
 # ----------------------------------------------------------------------------------------- order statistics
@@ -529,14 +540,18 @@ cdef inline void pop(Heap *heap, bint root) noexcept nogil:
         replace(heap, heap.entries[heap.size], root)
 
 
-cdef inline bint insert(Split *split, const Entry entry, Py_ssize_t k, Entry *entered) except -1 nogil:
-    """Add an entry to an order of which k are kept from now on, as many as before or one more.
+cdef inline int make_way(Split *split) except -1 nogil:
+    """Make room for one more entry, wherever it will stand."""
+    reserve(&split.kept)
+    return reserve(&split.others)
+
+
+cdef inline bint insert(Split *split, const Entry entry, Py_ssize_t k, Entry *entered) noexcept nogil:
+    """Add an entry, for which there is room, to an order of which k are kept from now on, as many as before or one more.
 
     Return whether one is kept that was not before: `entered`, this one or one of the others.
     """
     entered[0] = entry
-    reserve(&split.kept)
-    reserve(&split.others)
     if split.kept.size < k:
         if split.others.size and not before(entry, split.others.entries[0]):
             entered[0] = split.others.entries[0]
@@ -661,6 +676,9 @@ cdef class Ladder:
         """Record a result, setting its arrival. Return whether it is now among those that may go on from this rung."""
         cdef Rung *rung = self.rung(entry.trial, r)
         cdef Entry entered
+        make_way(&rung.results)
+        if self.promotion:
+            reserve(&rung.waiting)
         if rung.short_of == 0:
             # k = n // reduction_factor, with stopping at least 1: counted, since a division takes longer than the rest.
             rung.k = 0 if self.promotion else 1
@@ -677,7 +695,6 @@ cdef class Ladder:
             return True
         # Only the kept may wait. One that is displaced and comes back is there twice, which `settle` can bear.
         if self.position[entered.trial] == 4 * r + OFFERED:
-            reserve(&rung.waiting)
             push(&rung.waiting, entered, FIRST)
         return False
 
@@ -714,10 +731,10 @@ cdef class Ladder:
         cdef Rung *rung
         if self.position[trial] & 3 != HELD:
             return 0
-        self.position[trial] = 4 * r + OFFERED
         rung = self.rung(trial, r)
+        reserve(&rung.waiting)
+        self.position[trial] = 4 * r + OFFERED
         if r + 1 < self.top and is_kept(&rung.results, entry[0]) and entry.score > -INFINITY:
-            reserve(&rung.waiting)
             push(&rung.waiting, entry[0], FIRST)
         return 0
 
@@ -864,17 +881,17 @@ cdef class Ladder:
         cdef Py_ssize_t r = self.coming(trial)
         cdef uint8_t position = self.position[trial]
         cdef Entry worst
-        self.position[trial] = RETIRED
         if position == RETIRED:
             return None
+        if failed and position & 3 == COMING:
+            worst.score, worst.trial = -INFINITY, trial
+            self.among_best(r, &worst)
+            self.position[trial] = RETIRED
+            return self.levels[r]
+        self.position[trial] = RETIRED
         if position & 3 != COMING:
             self.settle(self.rung(trial, r), r)
-            return None
-        if not failed:
-            return None
-        worst.score, worst.trial = -INFINITY, trial
-        self.among_best(r, &worst)
-        return self.levels[r]
+        return None
 
     def due(self, int64_t trial):
         """The step of the rung that the trial is on its way to, or held at."""
@@ -1052,6 +1069,8 @@ cdef class Generations:
             return False
         generation = self.generation(depth)
         k = min((generation.n + 1) // 2, max(1, <Py_ssize_t> floor(self.quantile_fraction * (generation.n + 1))))
+        make_way(&generation.best)
+        make_way(&generation.worst)
         member.entry.score = score if isfinite(score) else -INFINITY
         member.entry.arrival = trial if self.barrier else generation.n
         member.entry.trial = trial
@@ -1072,11 +1091,11 @@ cdef class Generations:
                 self.freed.append(checkpoint)
             return
         generation = self.generation(member.recorded)
+        reserve(&self.queue)
         if checkpoint is not None:
             generation.keep(member.entry.arrival, checkpoint, step)
         generation.join(member)
         if not generation.queued:
-            reserve(&self.queue)
             depth.score, depth.arrival, depth.trial = -member.recorded, 0, member.recorded
             push(&self.queue, depth, FIRST)
             generation.queued = True

@@ -4,6 +4,7 @@ Everything that asynctune raises on purpose is an `AsynctuneError`. A wrong argu
 `ValueError`, so that code which knows nothing of asynctune can catch it.
 """
 
+import math
 import numbers
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "RunFailed",
     "TrialEnded",
     "WorkerDied",
+    "check_factor",
     "check_integer",
+    "check_mode",
     "check_real",
 ]
 
@@ -51,13 +54,40 @@ class TrialEnded(BaseException):
     """
 
 
-def check_integer(name: str, value: object, at_least: int) -> None:
-    """Raise `InvalidArgument` unless `value` is an integer >= `at_least`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < at_least:
+def check_integer(name: str, value: object, at_least: int, at_most: int | None = None) -> int:
+    """`value` as an int. Raises `InvalidArgument` unless it is an integer in at_least..at_most."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < at_least:
         raise InvalidArgument(f"{name} must be an integer >= {at_least}, got {value!r}")
+    if at_most is not None and int(value) > at_most:
+        raise InvalidArgument(f"{name} must be an integer <= {at_most}, got {value!r}")
+    return int(value)
 
 
-def check_real(name: str, value: object, low: float, high: float) -> None:
-    """Raise `InvalidArgument` unless `value` is a number in [low, high]."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not low <= float(value) <= high:
+def check_real(name: str, value: object, low: float, high: float) -> float:
+    """`value` as a float. Raises `InvalidArgument` unless it is a number in [low, high]."""
+    number = _as_float(value)
+    if not low <= number <= high:
         raise InvalidArgument(f"{name} must be a number in [{low}, {high}], got {value!r}")
+    return number
+
+
+def check_factor(value: object) -> float:
+    """A `perturbation_factor` as a float. Raises `InvalidArgument` unless it is > 1 and finite."""
+    number = _as_float(value)
+    if not 1 < number < math.inf:
+        raise InvalidArgument(f"perturbation_factor must be > 1 and finite, got {value!r}")
+    return number
+
+
+def check_mode(mode: object) -> None:
+    """Raise `InvalidArgument` unless `mode` is "min" or "max"."""
+    if mode not in ("min", "max"):
+        raise InvalidArgument(f"mode must be 'min' or 'max', got {mode!r}")
+
+
+def _as_float(value: object) -> float:
+    """A real number as a float; NaN for anything else, and for what no float can hold."""
+    try:
+        return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune import _core
-from asynctune.errors import AsynctuneError, InvalidArgument, check_integer, check_real
+from asynctune.errors import AsynctuneError, InvalidArgument, check_factor, check_integer, check_mode, check_real
 from asynctune.slots import usable_cores
 from asynctune.space import Space
 
@@ -35,7 +35,8 @@ class Population:
     A generation: train all members for a while, score them, `step(scores)`. Of n members the worst k = min(n // 2,
     max(1, floor(quantile_fraction n))) each take over from a uniform draw of those of the best k whose score is finite,
     and then explore: a hyperparameter is drawn anew with `resample_probability`, else multiplied or divided by
-    `perturbation_factor`, inside its bounds. NaN and infinities are the worst scores; ties go to the lower member.
+    `perturbation_factor`, inside its bounds (on a grid it moves by a step at least, near zero by a sum, `ordinal` to a
+    neighbour; `choice` stays). NaN and infinities are the worst scores; ties go to the lower member.
 
     Member i begins as trial i of `at.Random()` with the same seed. Every draw is keyed by seed, member and generation:
     results are equal bit by bit whatever the number of threads.
@@ -51,6 +52,7 @@ class Population:
         num_threads: an integer >= 1; None: the usable cores, and fewer for a small population.
 
     Attributes:
+        space, size: as given.
         values: by hyperparameter's name, as in `Space.names`, an array (size,) float64, contiguous, the same object for
             life. Integers are whole numbers; `choice` and `ordinal` are the option's index; NaN where a hyperparameter
             is not active. Whoever writes to them must stay inside the space.
@@ -72,32 +74,24 @@ class Population:
         seed: int = 0,
         num_threads: int | None = None,
     ) -> None:
-        check_integer("size", size, at_least=1)
-        if size >= 2**31 - 1:
-            raise InvalidArgument(f"size must be < 2^31 - 1, got {size}")
-        if mode not in ("min", "max"):
-            raise InvalidArgument(f"mode must be 'min' or 'max', got {mode!r}")
-        check_real("quantile_fraction", quantile_fraction, 0, 0.5)
-        check_real("resample_probability", resample_probability, 0, 1)
-        check_real("perturbation_factor", perturbation_factor, 1, math.inf)
-        if not 1 < perturbation_factor < math.inf:
-            raise InvalidArgument(f"perturbation_factor must be > 1 and finite, got {perturbation_factor!r}")
-        check_integer("seed", seed, at_least=0)
-        if num_threads is not None:
-            check_integer("num_threads", num_threads, at_least=1)
-        self.space = space if isinstance(space, Space) else Space(space)
-        self.size = int(size)
-        self.generation = 0
+        self.size = check_integer("size", size, at_least=1, at_most=2**31 - 2)
+        check_mode(mode)
+        quantile_fraction = check_real("quantile_fraction", quantile_fraction, 0, 0.5)
         self._k = min(self.size // 2, max(1, math.floor(quantile_fraction * self.size)))
         self._sign = 1.0 if mode == "max" else -1.0
-        self._resample_probability = resample_probability
-        self._perturbation_factor = perturbation_factor
-        self._seed = int(seed) % 2**64  # all that a stream takes in
+        self._resample_probability = check_real("resample_probability", resample_probability, 0, 1)
+        self._perturbation_factor = check_factor(perturbation_factor)
+        self._seed = check_integer("seed", seed, at_least=0) % 2**64  # all that a stream takes in
+        if num_threads is not None:
+            num_threads = check_integer("num_threads", num_threads, at_least=1)
+        self.space = space if isinstance(space, Space) else Space(space)
+        self.generation = 0
         self._threads = num_threads or min(usable_cores(), 1 + self.size // _WORTH_A_THREAD)
         self._busy = threading.Lock()
         self._rows = np.empty((len(self.space.names), self.size))  # one hyperparameter's values lie side by side
         self.values = MappingProxyType(dict(zip(self.space.names, self._rows, strict=True)))
-        self._scratch = np.empty((2, self.size))  # kept, since fresh pages would cost a fifth of a step
+        # Kept, since fresh pages would cost a fifth of a step. The scores are copied: the caller's may change meanwhile.
+        self._scores, *self._scratch = np.empty((3, self.size))
         sample = partial(self.space.table.sample_many, self._rows, self._seed)
         self._run([partial(sample, part.start, part.stop) for part in self._parts(self.size)])
 
@@ -107,15 +101,19 @@ class Population:
         scores: (size,) real numbers, anything that `numpy.asarray` takes. Gather weights and optimizer state by the
         answer; `values` have changed in place. Nobody gives and takes over at once, so that gathering in place is safe,
         too. Raises InvalidArgument, before anything has changed, if the scores are not that; AsynctuneError if another
-        thread is in a step.
+        thread is in a step. After any other error (memory, Ctrl-C) the same call once more makes the step whole.
         """
         given = self._checked_scores(scores)
         with self._alone():
             generation = self.generation + 1
             donor = np.arange(self.size)
+            self._scores[:] = given
             if self._k:
-                ends = zip((_core.best, _core.worst), self._scratch, strict=True)
-                best, worst = self._run([partial(end, given, self._sign, self._k, scratch) for end, scratch in ends])
+                tasks = [
+                    partial(end, self._scores, self._sign, self._k, scratch)
+                    for end, scratch in zip((_core.best, _core.worst), self._scratch, strict=True)
+                ]
+                best, worst = self._run(tasks)
                 if len(best):
                     self._run(
                         [partial(self._exploit, best, worst[part], donor, generation) for part in self._parts(self._k)]
@@ -137,9 +135,10 @@ class Population:
             return {"generation": np.array(self.generation), "seed": np.array(self._seed, np.uint64)} | values
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
-        """Go on from a `state_dict` of a population of this size and space: as that one would have gone on, bit by bit.
+        """Go on from the `state_dict` of a population that was made with the same arguments, as that one would, bit by bit.
 
-        Raises InvalidArgument, before anything has changed, if the state is not such a one.
+        Raises InvalidArgument, before anything has changed, if the state does not fit the size and the space; that the
+        other arguments are the same is up to the caller, who may want to change them.
         """
         if not isinstance(state, Mapping):
             raise InvalidArgument(f"state must be a mapping, as state_dict makes it, got {type(state).__name__}")
@@ -147,10 +146,10 @@ class Population:
         if state.keys() != expected:
             raise InvalidArgument(
                 f"state must have the keys {sorted(expected)}, it lacks {sorted(expected - state.keys())} "
-                f"and has {sorted(state.keys() - expected)} beside them"
+                f"and has {sorted(map(str, state.keys() - expected))} beside them"
             )
-        arrays = {key: _array(key, state[key]) for key in expected}
-        for key, bits in (("generation", 63), ("seed", 64)):
+        arrays = {key: _core.as_array(key, state[key]) for key in expected}
+        for key, bits in (("generation", 62), ("seed", 64)):
             if arrays[key].shape or arrays[key].dtype.kind not in "iu" or not 0 <= int(arrays[key]) < 2**bits:
                 raise InvalidArgument(f"{key} must be an integer in 0..2^{bits} - 1, got {arrays[key]!r}")
         rows = [arrays[f"values.{name}"] for name in self.space.names]
@@ -171,13 +170,13 @@ class Population:
             self._rows, donor, members, self._seed, generation, self._resample_probability, self._perturbation_factor
         )
 
-    def _checked_scores(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        array = _array("scores", scores)
+    def _checked_scores(self, scores: npt.ArrayLike) -> npt.NDArray[Any]:
+        array = _core.as_array("scores", scores)
         if array.shape != (self.size,) or array.dtype.kind not in "fiu":
             raise InvalidArgument(
                 f"scores must be ({self.size},) real numbers, got shape {array.shape} and dtype {array.dtype}"
             )
-        return np.ascontiguousarray(array, dtype=np.float64)
+        return array
 
     def _check_values(self, rows: list[npt.NDArray[np.float64]]) -> None:
         """Raise InvalidArgument unless all values are of this space."""
@@ -222,10 +221,3 @@ class Population:
             yield
         finally:
             self._busy.release()
-
-
-def _array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged; a tensor on a GPU, or one with a gradient
-        raise InvalidArgument(f"{name} must be an array: {error}") from error

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from asynctune._core import SEED, Stream
-from asynctune.errors import AsynctuneError, InvalidArgument, check_integer
+from asynctune.errors import AsynctuneError, InvalidArgument, check_integer, check_mode
 from asynctune.records import (
     ENDED,
     Action,
@@ -155,8 +155,7 @@ class Study:
     ) -> None:
         if not isinstance(metric, str) or not metric:
             raise InvalidArgument(f"metric must be the name of a reported metric, got {metric!r}")
-        if mode not in ("min", "max"):
-            raise InvalidArgument(f"mode must be 'min' or 'max', got {mode!r}")
+        check_mode(mode)
         if num_trials is not None:
             check_integer("num_trials", num_trials, at_least=1)
         check_integer("seed", seed, at_least=0)

@@ -333,7 +333,7 @@ def test_two_threads_are_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"size": 0}, "size must be an integer >= 1, got 0"),
         ({"size": 8.0}, "size must be an integer >= 1, got 8.0"),
         ({"size": True}, "size must be an integer >= 1, got True"),
-        ({"size": 2**31 - 1}, "size must be < 2^31 - 1, got 2147483647"),
+        ({"size": 2**31 - 1}, "size must be an integer <= 2147483646, got 2147483647"),
         ({"mode": "up"}, "mode must be 'min' or 'max', got 'up'"),
         ({"quantile_fraction": 0.6}, "quantile_fraction must be a number in [0, 0.5], got 0.6"),
         ({"quantile_fraction": math.nan}, "quantile_fraction must be a number in [0, 0.5], got nan"),

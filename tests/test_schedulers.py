@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -211,6 +212,8 @@ def test_batch_differs_from_one_at_a_time(history: bytes, brackets: int, promoti
         ([0, 1], [1, 1], ["a", "b"], "values must be numbers"),
         ([0, 1], [1, 1], [True, False], "values must be numbers, got an array of bool"),
         (None, None, None, r"trial_ids must have one dimension, got the shape \(\)"),
+        ([0, 1], [1, 1], torch.zeros(2, requires_grad=True), "values must be an array: "),
+        (np.empty(0, dtype=[("id", "i8")]), [], [], "trial_ids must be integers"),
     ],
 )
 def test_bad_arrays_change_something(trials: Any, steps: Any, values: Any, message: str) -> None:
@@ -391,6 +394,12 @@ def test_fifo_stops_a_trial() -> None:
     [
         (lambda: ASHA(0), "max_resource must be an integer >= 1, got 0"),
         (lambda: ASHA(9.0), "max_resource must be an integer >= 1, got 9.0"),  # type: ignore[arg-type]
+        (lambda: ASHA(2**63), "max_resource must be an integer <= 9223372036854775807, got 9223372036854775808"),
+        (lambda: ASHA(9, reduction_factor=2**31), "reduction_factor must be an integer <= 2147483646, got 2147483648"),
+        (lambda: PBT(1, 2**40), "max_resource must be < 2^31 - 2 intervals, got 1099511627776 / 1"),
+        (lambda: PBT(1, 2, synchronous=1.0), "synchronous must be True, False or None, got 1.0"),  # type: ignore[arg-type]
+        (lambda: PBT(1, 2, quantile_fraction=10**400), "quantile_fraction must be a number in [0, 0.5], got 1000"),
+        (lambda: PBT(1, 2, perturbation_factor=0.5), "perturbation_factor must be > 1 and finite, got 0.5"),
         (lambda: ASHA(9, min_resource=10), "min_resource must be <= max_resource = 9, got 10"),
         (lambda: ASHA(9, reduction_factor=1), "reduction_factor must be an integer >= 2, got 1"),
         (lambda: ASHA(9, brackets=4), "brackets must be <= the 3 rungs, got 4"),
@@ -414,6 +423,21 @@ def test_bad_argument_is_accepted(make: object, message: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_a_specification_keeps_numbers_of_numpy() -> None:
+    asha = ASHA(np.int64(243), reduction_factor=np.int8(3), brackets=np.uint8(6))  # type: ignore[arg-type]
+    assert repr(asha) == repr(ASHA(243, reduction_factor=3, brackets=6))
+    pbt = PBT(np.int64(2), np.int32(6), quantile_fraction=np.float32(0.25))  # type: ignore[arg-type]
+    assert repr(pbt) == repr(PBT(2, 6, quantile_fraction=0.25))
+    until = asha.bind().begin(0), pbt.bind(num_trials=4, table=TABLE).begin(0)
+    assert [type(step) for step in until] == [int, int]
+
+
+def test_more_promotions_are_asked_for_than_there_can_be_trials() -> None:
+    bound = ASHA(9, type="promotion").bind()
+    bound.report_many(range(9), [1] * 9, range(9))
+    assert bound.promote_many(2**70).tolist() == [8, 7, 6]
 
 
 def test_specifications_are_not_values() -> None:

@@ -10,8 +10,8 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from asynctune._core import Ladder, Table
-from asynctune.errors import InvalidArgument, check_integer
+from asynctune._core import Ladder, Table, as_array
+from asynctune.errors import InvalidArgument, check_integer, check_mode
 from asynctune.records import Action
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 
@@ -46,10 +46,14 @@ class ASHA(Scheduler):
     type: Literal["stopping", "promotion"] = "stopping"
 
     def __post_init__(self) -> None:
-        check_integer("max_resource", self.max_resource, at_least=1)
-        check_integer("min_resource", self.min_resource, at_least=1)
-        check_integer("reduction_factor", self.reduction_factor, at_least=2)
-        check_integer("brackets", self.brackets, at_least=1)
+        # As ints of Python: a NumPy integer would overflow in the levels, and not be encoded.
+        for name, *ends in (
+            ("max_resource", 1, 2**63 - 1),
+            ("min_resource", 1),
+            ("reduction_factor", 2, 2**31 - 2),
+            ("brackets", 1),
+        ):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), *ends))
         if self.min_resource > self.max_resource:
             raise InvalidArgument(
                 f"min_resource must be <= max_resource = {self.max_resource}, got {self.min_resource}"
@@ -63,11 +67,11 @@ class ASHA(Scheduler):
     def levels(self) -> tuple[int, ...]:
         """The steps of the rungs, lowest first, `max_resource` included."""
         levels = []
-        level = int(self.min_resource)
+        level = self.min_resource
         while level < self.max_resource:
             levels.append(level)
-            level *= int(self.reduction_factor)
-        return (*levels, int(self.max_resource))
+            level *= self.reduction_factor
+        return (*levels, self.max_resource)
 
     def bind(
         self,
@@ -79,8 +83,7 @@ class ASHA(Scheduler):
         mode: Literal["min", "max"] = "max",
     ) -> "BoundASHA":
         """The object with state. A study turns scores itself and leaves `mode`: larger is better."""
-        if mode not in ("min", "max"):
-            raise InvalidArgument(f"mode must be 'min' or 'max', got {mode!r}")
+        check_mode(mode)
         return BoundASHA(self, seed, minimize=mode == "min")
 
 
@@ -133,8 +136,8 @@ class BoundASHA(BoundScheduler):
     ) -> npt.NDArray[np.bool_]:
         """Report values of trials after steps, in array order. Return (m,) bool: which trials go on.
 
-        With `type="promotion"` those that do not are paused from here on, and `promote_many` may name them. While it works the
-        GIL is free; a call that comes meanwhile is refused.
+        Those that do not are stopped, or have come to `max_resource`; with `type="promotion"` they are paused from here on unless they
+        are there, and `promote_many` may name them. While it works the GIL is free; a call that comes meanwhile is refused.
 
         Args:
             trial_ids: (m,) integers in 0..2^31 - 2.
@@ -144,6 +147,7 @@ class BoundASHA(BoundScheduler):
         Raises:
             InvalidArgument: an argument breaks its rule; nothing has changed then.
             AsynctuneError: another thread's call is at work.
+            MemoryError: the reports before some are recorded, the rest is not; once there is memory the same call does the rest.
         """
         return self._ladder.report_many(
             _column("trial_ids", trial_ids, "iu", np.int64),
@@ -154,12 +158,13 @@ class BoundASHA(BoundScheduler):
     def promote_many(self, count: int) -> npt.NDArray[np.int64]:
         """Promote up to `count` paused trials. Return their ids, (<= count,) int64, in the order in which they go on.
 
+        Each goes on to the next rung: `levels` has its step, and `begin(trial)` answers it.
+
         Raises:
             InvalidArgument: `count` is no integer >= 0.
             AsynctuneError: another thread's call is at work.
         """
-        check_integer("count", count, at_least=0)
-        return self._ladder.promote_many(count)
+        return self._ladder.promote_many(min(check_integer("count", count, at_least=0), 2**31))
 
 
 def _verdicts(levels: Sequence[int], held: Action) -> list[Verdict]:
@@ -175,14 +180,11 @@ def _verdicts(levels: Sequence[int], held: Action) -> list[Verdict]:
 
 
 def _column(name: str, given: npt.ArrayLike, kinds: str, dtype: type[Scalar]) -> npt.NDArray[Scalar]:
-    """An argument as a contiguous, aligned array (m,), refused where a conversion would change what it says."""
-    try:
-        column = np.asarray(given)
-    except ValueError as error:  # lists of several lengths
-        raise InvalidArgument(f"{name} must be an array of one dimension: {error}") from None
+    """An argument as a contiguous, aligned array (m,), refused if it is of another kind."""
+    column = as_array(name, given)
     if column.ndim != 1:
         raise InvalidArgument(f"{name} must have one dimension, got the shape {column.shape}")
-    if column.dtype.kind not in kinds and column.size:
+    if column.dtype.kind not in kinds and (column.size or column.dtype.kind != "f"):  # of no kind: []
         what = "numbers" if "f" in kinds else "integers"
         raise InvalidArgument(f"{name} must be {what}, got an array of {column.dtype}")
     return column.astype(dtype, order="C", copy=not column.flags.aligned)  # a sixth of the time of np.require

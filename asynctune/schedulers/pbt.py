@@ -3,7 +3,6 @@
 Jaderberg et al., Population Based Training of Neural Networks, 2017 (arXiv:1711.09846).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune._core import EXPLORE, Generations, Stream, Table
-from asynctune.errors import InvalidArgument, check_integer, check_real
+from asynctune.errors import InvalidArgument, check_factor, check_integer, check_real
 from asynctune.records import Action
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 
@@ -32,7 +31,8 @@ class PBT(Scheduler):
         quantile_fraction: in [0, 0.5]; of n members at an interval, the worst k = min(n // 2, max(1, floor(quantile_fraction * n)))
             take over from the best k.
         resample_probability: in [0, 1]; with it a hyperparameter is drawn anew instead of perturbed.
-        perturbation_factor: > 1; a hyperparameter is multiplied or divided by it.
+        perturbation_factor: > 1; a hyperparameter is multiplied or divided by it, inside its bounds. Values on a grid move by a step
+            at least, those near zero by a sum, `ordinal` to a neighbour; `choice` is drawn anew or stays.
         burn_in: steps before the first decision, an integer >= 0.
         synchronous: whether everyone waits at each interval; None: if there is a slot for every member.
 
@@ -49,19 +49,23 @@ class PBT(Scheduler):
     synchronous: bool | None = None
 
     def __post_init__(self) -> None:
-        check_integer("perturbation_interval", self.perturbation_interval, at_least=1)
-        check_integer("max_resource", self.max_resource, at_least=1)
+        # As ints and floats of Python: those of NumPy would not be encoded.
+        for name, at_least in (("perturbation_interval", 1), ("max_resource", 1), ("burn_in", 0)):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), at_least, at_most=2**63 - 1))
         if self.perturbation_interval >= self.max_resource:
             raise InvalidArgument(
                 f"perturbation_interval must be < max_resource = {self.max_resource}, got {self.perturbation_interval}"
             )
-        check_real("quantile_fraction", self.quantile_fraction, 0, 0.5)
-        check_real("resample_probability", self.resample_probability, 0, 1)
-        check_real("perturbation_factor", self.perturbation_factor, 1, math.inf)
-        if not 1 < self.perturbation_factor < math.inf:
-            raise InvalidArgument(f"perturbation_factor must be > 1 and finite, got {self.perturbation_factor!r}")
-        check_integer("burn_in", self.burn_in, at_least=0)
-        if self.synchronous not in (None, True, False):
+        if self.max_resource // self.perturbation_interval >= 2**31 - 2:
+            raise InvalidArgument(
+                f"max_resource must be < 2^31 - 2 intervals, got {self.max_resource} / {self.perturbation_interval}"
+            )
+        object.__setattr__(self, "quantile_fraction", check_real("quantile_fraction", self.quantile_fraction, 0, 0.5))
+        object.__setattr__(
+            self, "resample_probability", check_real("resample_probability", self.resample_probability, 0, 1)
+        )
+        object.__setattr__(self, "perturbation_factor", check_factor(self.perturbation_factor))
+        if self.synchronous is not None and not isinstance(self.synchronous, bool):
             raise InvalidArgument(f"synchronous must be True, False or None, got {self.synchronous!r}")
 
     def bind(
