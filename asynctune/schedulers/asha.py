@@ -187,4 +187,4 @@ def _column(name: str, given: npt.ArrayLike, kinds: str, dtype: type[Scalar]) ->
     if column.dtype.kind not in kinds and (column.size or column.dtype.kind != "f"):  # of no kind: []
         what = "numbers" if "f" in kinds else "integers"
         raise InvalidArgument(f"{name} must be {what}, got an array of {column.dtype}")
-    return column.astype(dtype, order="C", copy=not column.flags.aligned)  # a sixth of the time of np.require
+    return column.astype(dtype, order="C", copy=not column.flags.aligned)  # a fifth of the time of np.require
