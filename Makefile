@@ -3,10 +3,13 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
+PEERS := .venv-peers/bin/python
+PEERS_READY := .venv-peers/.ready
 CORE := build/.core
+BENCHMARKS := trials
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all lint compile debug bench clean
+.PHONY: demo test test-all lint compile debug bench bench-peers clean
 
 demo: $(CORE)  ## the four methods side by side on a small DCGAN, a few minutes; a second time it only summarises
 	$(PY) examples/gan/compare.py --out examples/gan/out --runs 16 --steps 150
@@ -29,16 +32,26 @@ debug: $(READY)  ## the tests against a core with bounds checks, under asyncio's
 	ASYNCTUNE_DEBUG=1 $(PY) setup.py --quiet build_ext --inplace
 	PYTHONASYNCIODEBUG=1 $(PY) -m pytest -m "not slow and not gpu"; status=$$?; rm -rf build; exit $$status
 
-bench: $(CORE)  ## what a trial costs beside ProcessPoolExecutor
-	$(PY) bench/trials.py
+bench: $(CORE)  ## every budget measured, beside its floor; figures in build/bench (some ten minutes, on an idle machine)
+	for name in $(BENCHMARKS); do $(PY) bench/$$name.py --json build/bench/$$name.json || exit; done
 
-clean:  ## all that was built; the environment stays
+bench-peers: $(PEERS_READY)  ## our decisions beside those of Ray Tune, Optuna, Rustuna, Syne Tune and hyperopt (some five minutes)
+	$(PEERS) setup.py --quiet build_ext --inplace
+	$(PEERS) bench/peers.py --json build/bench/peers.json
+
+clean:  ## all that was built; the environments stay
 	rm -rf build dist *.egg-info asynctune/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(INSTALL) setuptools Cython
 	$(INSTALL) --no-build-isolation --editable '.[demo,dev]'
+	touch $@
+
+$(PEERS_READY): pyproject.toml constraints.txt bench/constraints.txt  # 1.5 GB: XGBoost, which Syne Tune asks for, brings NCCL
+	test -x $(PEERS) || $(PYTHON) -m venv .venv-peers
+	$(PEERS) -m pip install --quiet --disable-pip-version-check --constraint bench/constraints.txt setuptools Cython
+	$(PEERS) -m pip install --quiet --disable-pip-version-check --constraint bench/constraints.txt --no-build-isolation --editable '.[bench]'
 	touch $@
 
 $(CORE): $(READY) asynctune/_core.pyx asynctune/_core.pxd setup.py

@@ -1,7 +1,7 @@
 """Results: what came of a run, as views of its records.
 
-A `Result` is the fold of a journal: of each trial it keeps the outcome, and reads the reports back from the file when
-they are asked for. So a run is read in the same way while it goes on, after its end, and years later.
+A `Result` is the fold of a journal: of each trial it keeps a few numbers and where its records stand, and reads the rest
+back from the file when it is asked for. So a run is read in the same way while it goes on, after its end, and years later.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
-from asynctune.journal import CHECKPOINTS, FILENAME, decode, log_file, scan
+from asynctune.journal import CHECKPOINTS, FILENAME, log_file, records_at, scan
 from asynctune.records import (
     Action,
     Config,
@@ -38,7 +38,7 @@ from asynctune.records import (
     TrialState,
 )
 
-__all__ = ["Result", "Segment", "TrialResult", "flat", "printable"]
+__all__ = ["Result", "Segment", "TrialResult", "Trials", "flat", "printable"]
 
 
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(\x1b\\|\x07|$)|[ -/]*[0-~])", re.DOTALL)
@@ -70,106 +70,272 @@ class Segment:
     config: Config
 
 
-class _Reports:
-    """Where in a journal each trial's reports stand. Built when first asked, 16 bytes a report."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    @cached_property
-    def _index(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
-        """Trials, ascending, and byte offsets, ascending within a trial: (n,) int64 each."""
-        trials, offsets = array("q"), array("q")
-        for offset, record in scan(self._path):
-            if isinstance(record, Reported | Started):
-                trials.append(record.trial)
-                offsets.append(offset)
-        owners = np.array(trials, dtype=np.int64)
-        order = np.argsort(owners, kind="stable")
-        return owners[order], np.array(offsets, dtype=np.int64)[order]
-
-    def of(self, trial: int) -> list[Reported]:
-        trials, offsets = self._index
-        first, last = np.searchsorted(trials, [trial, trial + 1])
-        reports: list[Reported] = []
-        with open(self._path, "rb") as file:
-            for offset in offsets[first:last].tolist():
-                file.seek(offset)
-                record = decode(file.readline())
-                if isinstance(record, Reported):
-                    reports.append(record)
-                elif isinstance(record, Started):  # tried again from a checkpoint: what came after that is void
-                    while reports and (reports[-1].segment, reports[-1].step) > (record.segment, record.step):
-                        reports.pop()
-        return reports
+_EVENTS = frozenset({Suggested, Started, Saved, Left, Failed})  # what a history is made of
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class TrialResult:
-    """What came of one trial.
+@dataclass(slots=True)
+class _History:
+    """What became of a trial besides its reports: the fold of its events."""
 
-    Attributes:
-        id: its number, from 0 in the order of suggestion.
-        state: where it stood at the end of the journal.
-        value: the last reported value of the study's metric, NaN if that was NaN; None before the first report.
-        step: the step of the last report; 0 before the first.
-        lineage: its segments, one more for each exploit.
-        error: how the last attempt failed, in one line; None unless it did.
-        traceback: the failed attempt's traceback, "" where there was none.
-        busy: seconds that user code had, without waiting for decisions and without saving.
-    """
-
-    id: int
     lineage: list[Segment]
-    _run_dir: Path
-    _reports: _Reports
-    state: TrialState = TrialState.PENDING
-    value: float | None = None
-    step: int = 0
     error: str | None = None
     traceback: str = ""
-    busy: float = 0.0
-    _checkpoint: str | None = None
-    _logs: list[tuple[int, int, int]] = field(default_factory=list)  # slot, first byte, byte after the last
+    checkpoint: str | None = None
+    logs: list[tuple[int, int, int]] = field(default_factory=list)  # slot, first byte, byte after the last
+
+    def apply(self, record: Record) -> None:
+        match record:
+            case Suggested(config=config):
+                self.lineage.append(Segment(0, 0, None, config))
+            case Started(segment=segment, step=step, donor=donor, config=config, checkpoint=checkpoint):
+                self.error, self.traceback = None, ""
+                last = self.lineage[-1]
+                if segment != last.segment:
+                    self.lineage.append(Segment(segment, step, donor, last.config if config is None else config))
+                    self.checkpoint = checkpoint
+            case Saved(checkpoint=checkpoint):
+                self.checkpoint = checkpoint
+            case Left(slot=slot, log=(first, last)):
+                self.logs.append((slot, first, last))
+            case Failed(error=error, traceback=traceback):
+                self.error, self.traceback = error, traceback
+
+
+class TrialResult:
+    """What came of one trial, as the journal had it when the result was loaded.
+
+    State, value, step and busy are at hand; the rest is read from the journal when it is first asked for, and raises
+    `JournalError` if that cannot be read any more. Two views of a trial of one result are equal.
+    """
+
+    def __init__(self, trials: "Trials", number: int) -> None:
+        self._trials = trials
+        self._id = number
+
+    @property
+    def id(self) -> int:
+        """Its number, from 0 in the order of suggestion."""
+        return self._id
 
     @property
     def trial_id(self) -> int:
         """The same as `id`: `result.best.trial_id` reads better than `result.best.id`."""
-        return self.id
+        return self._id
+
+    @property
+    def state(self) -> TrialState:
+        """Where it stood at the end of the journal."""
+        return TrialState(self._trials.states[self._id])
+
+    @property
+    def value(self) -> float | None:
+        """The last reported value of the study's metric, NaN if that was NaN; None before the first report."""
+        return self._trials.values[self._id] if self._trials.valued[self._id] else None
+
+    @property
+    def step(self) -> int:
+        """The step of the last report; 0 before the first."""
+        return self._trials.steps[self._id]
+
+    @property
+    def busy(self) -> float:
+        """Seconds that user code had, without waiting for decisions and without saving."""
+        return self._trials.busy[self._id]
+
+    @cached_property
+    def _history(self) -> _History:
+        return self._trials.history(self._id)
+
+    @property
+    def lineage(self) -> list[Segment]:
+        """Its segments, one more for each exploit."""
+        return self._history.lineage
 
     @property
     def config(self) -> Config:
         """The configuration of its last segment."""
-        return self.lineage[-1].config
+        return self._history.lineage[-1].config
+
+    @property
+    def error(self) -> str | None:
+        """How the last attempt failed, in one line; None unless it did."""
+        return self._history.error
+
+    @property
+    def traceback(self) -> str:
+        """The failed attempt's traceback, "" where there was none."""
+        return self._history.traceback
 
     @property
     def reports(self) -> list[dict[str, float]]:
-        """Its reports, read from the journal: a dict of `step`, `segment` and the metrics for each."""
-        return [
-            {"step": report.step, "segment": report.segment, **report.metrics} for report in self._reports.of(self.id)
-        ]
+        """Its reports: a dict of `step`, `segment` and the metrics for each."""
+        reports = self._trials.reports(self._id)
+        return [{"step": report.step, "segment": report.segment, **report.metrics} for report in reports]
 
     @property
     def checkpoint(self) -> Path | None:
         """The state to go on from: its last checkpoint, or a donor's that it took since; None if none is kept."""
-        if self._checkpoint is None:
+        if self._history.checkpoint is None:
             return None
-        path = self._run_dir / CHECKPOINTS / self._checkpoint
+        path = self._trials.run_dir / CHECKPOINTS / self._history.checkpoint
         return path if path.exists() else None
 
     def log(self) -> str:
         """What it printed, over all its starts."""
         parts = []
-        for slot, first, last in self._logs:
-            if not (self._run_dir / log_file(slot)).exists():  # an inline trial printed where the driver prints
+        for slot, first, last in self._history.logs:
+            path = self._trials.run_dir / log_file(slot)
+            if not path.exists():  # an inline trial printed where the driver prints
                 continue
-            with open(self._run_dir / log_file(slot), "rb") as file:
+            with open(path, "rb") as file:
                 file.seek(first)
                 parts.append(file.read(last - first))
         return b"".join(parts).decode(errors="replace")
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrialResult) and other._trials is self._trials and other._id == self._id
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
     def __repr__(self) -> str:
-        return f"<TrialResult {self.id}: {self.state.name}, value {self.value!r} at step {self.step}>"
+        return f"<TrialResult {self._id}: {self.state.name}, value {self.value!r} at step {self.step}>"
+
+
+class _Chain:
+    """Where in a journal the records of each trial stand: 4 bytes a trial, 12 a record.
+
+    Each record knows the one before it, so that a trial's are found without a search, and the next is added at the end.
+    """
+
+    def __init__(self, trials: int = 0) -> None:
+        self._last = array("i", [-1]) * trials  # trial -> its last record, an index into the other two; -1: it has none
+        self._before = array("i")  # record -> the trial's record before it
+        self._offsets = array("q")  # record -> its byte in the journal
+
+    def add_trial(self) -> None:
+        self._last.append(-1)
+
+    def add(self, trial: int, offset: int) -> None:
+        self._before.append(self._last[trial])
+        self._last[trial] = len(self._offsets)
+        self._offsets.append(offset)
+
+    def of(self, trial: int) -> list[int]:
+        """Its records' bytes, ascending."""
+        offsets = []
+        record = self._last[trial]
+        while record >= 0:
+            offsets.append(self._offsets[record])
+            record = self._before[record]
+        return offsets[::-1]
+
+
+class Trials(Sequence[TrialResult]):
+    """The trials of a run, by id: 30 bytes for each and 12 for each of its events. A `TrialResult` is made when asked for.
+
+    Attributes:
+        run_dir: the directory that the run wrote.
+        states: (n,) where each stood at the end, as `TrialState`.
+        steps: (n,) int64, of the last report; 0 before the first.
+        values: (n,) float64, of the last report; NaN before the first.
+        valued: (n,) 1 where `values` holds a value, 0 before the first.
+        busy: (n,) float64, seconds in user code.
+    """
+
+    def __init__(self, run_dir: Path, metric: str) -> None:
+        self.run_dir = run_dir
+        self.states = array("B")
+        self.steps = array("q")
+        self.values = array("d")
+        self.valued = array("B")
+        self.busy = array("d")
+        self._path = run_dir / FILENAME
+        self._metric = metric
+        self._events = _Chain()
+        self._last = 0  # the byte of the last record taken in
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @overload
+    def __getitem__(self, index: int) -> TrialResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TrialResult]: ...
+    def __getitem__(self, index: int | slice) -> TrialResult | list[TrialResult]:
+        numbers = range(len(self))[index]
+        return TrialResult(self, numbers) if isinstance(numbers, int) else [TrialResult(self, i) for i in numbers]
+
+    def __iter__(self) -> Iterator[TrialResult]:
+        return (TrialResult(self, number) for number in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} trials of {os.fspath(self.run_dir)!r}>"
+
+    def apply(self, offset: int, record: Record) -> None:
+        """Take in the journal's next record, which stands at byte `offset`. Raises `JournalError` if it is out of place."""
+        # `type(...) is`, not `match`: where the class is another one, isinstance asks msgspec's metaclass, for 0.1 us.
+        trial = getattr(record, "trial", -1)
+        if type(record) is Suggested and trial == len(self.states):
+            self.states.append(TrialState.PENDING)
+            self.steps.append(0)
+            self.values.append(math.nan)
+            self.valued.append(0)
+            self.busy.append(0.0)
+            self._events.add_trial()
+        elif type(record) is Suggested or not 0 <= trial < len(self.states):
+            raise JournalError(f"{self._path}: the {record.kind!r} record at byte {offset} is out of place")
+        elif type(record) is Reported:
+            self.steps[trial] = record.step
+            value = record.metrics.get(self._metric)
+            if value is not None:
+                self.values[trial] = value
+                self.valued[trial] = 1
+        elif type(record) is Started:
+            self.states[trial] = TrialState.RUNNING
+            if record.step < self.steps[trial]:  # tried again: what came after its checkpoint is void
+                self.steps[trial], self.values[trial], self.valued[trial] = record.step, math.nan, 0
+        elif type(record) is Decided:
+            if record.action is Action.PAUSE:
+                self.states[trial] = TrialState.PAUSED
+        elif type(record) is Left:
+            self.busy[trial] += record.busy
+        elif type(record) is Failed:
+            self.states[trial] = TrialState.PENDING if record.retry else TrialState.FAILED
+        elif type(record) is Finished:
+            self.states[trial] = record.state
+        if type(record) in _EVENTS:
+            self._events.add(trial, offset)
+        self._last = offset
+
+    def history(self, trial: int) -> _History:
+        """What became of a trial. Raises `JournalError` if the journal cannot be read any more."""
+        history = _History([])
+        for record in records_at(self._path, self._events.of(trial)):
+            history.apply(record)
+        return history
+
+    def reports(self, trial: int) -> list[Reported]:
+        """A trial's reports that count. Raises `JournalError` if the journal cannot be read any more."""
+        reports: list[Reported] = []
+        for record in records_at(self._path, self._reports.of(trial)):
+            if isinstance(record, Reported):
+                reports.append(record)
+            elif isinstance(record, Started):  # tried again from a checkpoint: what came after that is void
+                while reports and (reports[-1].segment, reports[-1].step) > (record.segment, record.step):
+                    reports.pop()
+        return reports
+
+    @cached_property
+    def _reports(self) -> _Chain:
+        """Of reports, and of the starts that make some of them void. Made when first asked for: memory grows with reports."""
+        chain = _Chain(len(self))
+        for offset, record in scan(self._path):
+            if offset > self._last:  # written since
+                break
+            if type(record) is Reported or type(record) is Started:
+                chain.add(record.trial, offset)
+        return chain
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -187,7 +353,7 @@ class Result:
 
     run_dir: Path
     header: Header
-    trials: Sequence[TrialResult]
+    trials: Trials
     wall: float
     startup: float | None
     stopping: str | None
@@ -208,7 +374,19 @@ class Result:
         _, header = next(records, (0, None))
         if not isinstance(header, Header):
             raise JournalError(f"{path}: empty")
-        return _fold(run_dir, header, records)
+        trials = Trials(run_dir, header.metric)
+        wall = header.time
+        startup: float | None = None
+        stopping: str | None = None
+        for offset, record in records:
+            wall = record.time
+            if type(record) is Stopping:
+                stopping = record.reason
+                continue
+            trials.apply(offset, record)
+            if startup is None and type(record) is Started:
+                startup = wall
+        return cls(run_dir, header, trials, wall, startup, stopping)
 
     @property
     def metric(self) -> str:
@@ -227,12 +405,20 @@ class Result:
         Raises:
             AsynctuneError: no trial has a value that counts.
         """
-        able = [t for t in self.trials if t.state is not TrialState.FAILED and _finite(t.value)]
-        if not able:
+        states, steps, values = (
+            np.asarray(self.trials.states),
+            np.asarray(self.trials.steps),
+            np.asarray(self.trials.values),
+        )
+        able = np.isfinite(values) & (states != TrialState.FAILED)
+        if not able.any():
             raise AsynctuneError(f"no trial has a finite {self.metric}: {self.ending()}")
-        completed = [t for t in able if t.state is TrialState.COMPLETED]
-        highest = max(t.step for t in able)
-        return _best(completed or [t for t in able if t.step == highest], self.mode)
+        among = able & (states == TrialState.COMPLETED)
+        if not among.any():
+            among = able & (steps == steps[able].max())
+        numbers = np.flatnonzero(among)
+        scores = values[numbers]
+        return self.trials[int(numbers[scores.argmax() if self.mode == "max" else scores.argmin()])]
 
     def to_dataframe(self) -> Any:
         """A pandas DataFrame with one row per trial: id, state, value, step, and each hyperparameter as `config.NAME`.
@@ -262,8 +448,8 @@ class Result:
 
     def ending(self) -> str:
         """How many trials stand in each state, in words: `"18 completed, 2 failed"`."""
-        states = Counter(trial.state for trial in self.trials)
-        return ", ".join(f"{states[state]} {state.name.lower()}" for state in sorted(states)) or "no trial started"
+        count = Counter(self.trials.states)
+        return ", ".join(f"{count[s]} {s.name.lower()}" for s in TrialState if count[s]) or "no trial started"
 
     def summary(self) -> str:
         """The run in one line: how its trials ended, the best one, the time."""
@@ -288,64 +474,3 @@ class Result:
 
     def __repr__(self) -> str:
         return f"<Result {os.fspath(self.run_dir)!r}: {self.ending()}>"
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _best(trials: Sequence[TrialResult], mode: str) -> TrialResult:
-    values = [trial.value for trial in trials if trial.value is not None]
-    return trials[values.index(max(values) if mode == "max" else min(values))]
-
-
-def _fold(run_dir: Path, header: Header, records: Iterator[tuple[int, Record]]) -> Result:
-    path = run_dir / FILENAME
-    reports = _Reports(path)
-    trials: list[TrialResult] = []
-    wall = header.time
-    startup: float | None = None
-    stopping: str | None = None
-    for offset, record in records:
-        wall = record.time
-        match record:
-            case Suggested(trial=number, config=config) if number == len(trials):
-                trials.append(TrialResult(number, [Segment(0, 0, None, config)], run_dir, reports))
-                continue
-            case Stopping(reason=reason):
-                stopping = reason
-                continue
-            case Started() if startup is None:
-                startup = record.time
-        number = getattr(record, "trial", -1)
-        if not 0 <= number < len(trials):
-            raise JournalError(f"{path}: the {record.kind!r} record at byte {offset} is out of place")
-        _apply(trials[number], record, header.metric)
-    return Result(run_dir, header, trials, wall, startup, stopping)
-
-
-def _apply(trial: TrialResult, record: Record, metric: str) -> None:
-    match record:
-        case Reported(step=step, metrics=metrics):
-            trial.step = step
-            trial.value = metrics.get(metric, trial.value)
-        case Started(segment=segment, step=step, donor=donor, config=config):
-            trial.state = TrialState.RUNNING
-            trial.error, trial.traceback = None, ""
-            if step < trial.step:  # tried again: what came after its checkpoint is void
-                trial.step, trial.value = step, None
-            if segment != trial.lineage[-1].segment:
-                trial.lineage.append(Segment(segment, step, donor, config if config is not None else trial.config))
-                trial._checkpoint = record.checkpoint
-        case Saved(checkpoint=checkpoint):
-            trial._checkpoint = checkpoint
-        case Decided(action=Action.PAUSE):
-            trial.state = TrialState.PAUSED
-        case Left(slot=slot, busy=busy, log=(first, last)):
-            trial.busy += busy
-            trial._logs.append((slot, first, last))
-        case Failed(error=error, traceback=traceback, retry=retry):
-            trial.state = TrialState.PENDING if retry else TrialState.FAILED
-            trial.error, trial.traceback = error, traceback
-        case Finished(state=state):
-            trial.state = state

@@ -7,8 +7,9 @@ parents before children, and turns configurations into rows and back.
 
 import math
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "Domain",
     "Number",
     "Options",
+    "Rows",
     "Space",
     "choice",
     "lograndint",
@@ -102,10 +104,6 @@ class Number(Domain):
     def encode(self, value: Any) -> float:
         """The float64 that stands for a value of the domain."""
         return nearest(float(value), *self.bounds, self.step)
-
-    def decode(self, number: float) -> float | int:
-        """The value for which a float64 stands."""
-        return int(number) if self.integer else float(number)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -280,6 +278,31 @@ class Column:
     branch: int  # the parent's value that does, or -1
 
 
+class Rows:
+    """The configurations of a study's trials, (n, d) float64, in one array that grows where it lies."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._numbers = array("d")
+
+    def append(self, row: Row) -> None:
+        """Add the row (d,) of the next trial."""
+        self._numbers.frombytes(row.tobytes())
+
+    def __getitem__(self, trial: int) -> Row:
+        """A copy of a trial's row (d,)."""
+        start = trial * self._width
+        return np.frombuffer(self._numbers[start : start + self._width])
+
+    def __setitem__(self, trial: int, row: Row) -> None:
+        start = trial * self._width
+        self._numbers[start : start + self._width] = array("d", row.tobytes())
+
+    def take(self, trials: Sequence[int]) -> Row:
+        """A copy of the rows of at least one trial, (len(trials), d)."""
+        return np.frombuffer(self._numbers).reshape(-1, self._width)[list(trials)]
+
+
 class Space:
     """A search space: a dict of domains, constants and dicts, with a column for every hyperparameter.
 
@@ -314,6 +337,7 @@ class Space:
                 for field in ("kind", "low", "high", "step", "parent", "branch")
             )
         )
+        self._decode, self._encode = self._codec(self._tree, ())
 
     def __repr__(self) -> str:
         return f"Space({self._tree!r})"
@@ -323,15 +347,18 @@ class Space:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Space, (self._tree,)
+
     def describe(self) -> dict[str, str]:
         """The text of every hyperparameter's domain, by name."""
         return {name: repr(domain) for name, domain in zip(self.names, self._domains, strict=True)}
 
     def decode(self, row: Row) -> dict[str, Any]:
         """The configuration of a row (d,) float64: new dicts and lists each time, integers as int, options as themselves."""
-        if np.shape(row) != (len(self.names),):
-            raise InvalidArgument(f"a row must have shape ({len(self.names)},), got {np.shape(row)}")
-        config: dict[str, Any] = self._decode(self._tree, (), row)
+        if row.shape != (len(self.names),):
+            raise InvalidArgument(f"a row must have shape ({len(self.names)},), got {row.shape}")
+        config: dict[str, Any] = self._decode(row.tolist())
         return config
 
     def encode(self, config: dict[str, Any]) -> Row:
@@ -339,9 +366,9 @@ class Space:
 
         Raises InvalidArgument, naming the hyperparameter, the rule and the value, if the configuration is not of this space.
         """
-        row = np.full(len(self.names), np.nan)
-        self._encode(self._tree, config, (), row)
-        return row
+        row = [math.nan] * len(self.names)
+        self._encode(config, row)
+        return np.array(row)
 
     def check(self, config: dict[str, Any]) -> None:
         """Raise InvalidArgument, naming the hyperparameter, the rule and the value, unless a configuration is of this space."""
@@ -373,40 +400,102 @@ class Space:
         else:
             _check_constant(node, _dotted(path))
 
-    def _decode(self, node: Any, path: Path, row: Row) -> Any:
-        if isinstance(node, dict):
-            return {key: self._decode(child, (*path, key), row) for key, child in node.items()}
-        if isinstance(node, Number):
-            return node.decode(row[self._at[path]])
-        if isinstance(node, Options):
-            branch = int(row[self._at[path]])
-            return self._decode(node.options[branch], (*path, branch), row)
-        return _copy(node, _dotted(path))
-
-    def _encode(self, node: Any, value: Any, path: Path, row: Row) -> None:
+    def _codec(self, node: Any, path: Path) -> "_Codec":
+        """What decodes and encodes a node: closures, since they find out once what walking the tree would find out each time."""
         name = self.names[self._at[path]] if path in self._at else _dotted(path) or "the configuration"
         if isinstance(node, dict):
-            if not isinstance(value, dict):
-                raise InvalidArgument(f"{name} must be a dict, got {value!r}")
-            for key in value:
-                if key not in node:
-                    raise InvalidArgument(f"{_dotted((*path, str(key)))} is not in the space, got {value[key]!r}")
-            for key, child in node.items():
-                if key not in value:
-                    raise InvalidArgument(f"{_dotted((*path, key))} is missing, got {value!r}")
-                self._encode(child, value[key], (*path, key), row)
-        elif isinstance(node, Number):
-            if value not in node:
-                raise InvalidArgument(f"{name} must be {node.rule}, got {value!r}")
-            row[self._at[path]] = node.encode(value)
-        elif isinstance(node, Options):
-            branch = _branch(node, value)
-            if branch is None:
-                raise InvalidArgument(f"{name} must be one of {list(node.options)!r}, got {value!r}")
-            row[self._at[path]] = branch
-            self._encode(node.options[branch], value, (*path, branch), row)
-        elif not _same(node, value):
-            raise InvalidArgument(f"{name} is the constant {node!r} in this space, got {value!r}")
+            return _dict_codec(name, path, {key: self._codec(child, (*path, key)) for key, child in node.items()})
+        if isinstance(node, Number):
+            return _number_codec(name, self._at[path], node)
+        if isinstance(node, Options):
+            options = [self._codec(option, (*path, branch)) for branch, option in enumerate(node.options)]
+            return _options_codec(name, self._at[path], node, options)
+        return _constant_codec(name, node)
+
+
+# ------------------------------------------------------------------------------------- from a row and to a row
+
+Decode = Callable[[list[float]], Any]  # row (d,) -> value
+Encode = Callable[[Any, list[float]], None]  # value, row (d,) to write it to
+_Codec = tuple[Decode, Encode]
+
+_PLAIN = (str, int, float)  # these very types: among them a dict finds what `_same` says, which True and 1 are not
+
+
+def _dict_codec(name: str, path: Path, children: dict[str, _Codec]) -> _Codec:
+    decoders = [(key, decode) for key, (decode, _) in children.items()]
+    encoders = [(key, encode) for key, (_, encode) in children.items()]
+
+    def decode(row: list[float]) -> dict[str, Any]:
+        return {key: decode(row) for key, decode in decoders}
+
+    def encode(value: Any, row: list[float]) -> None:
+        if not isinstance(value, dict):
+            raise InvalidArgument(f"{name} must be a dict, got {value!r}")
+        for key in value:
+            if key not in children:
+                raise InvalidArgument(f"{_dotted((*path, str(key)))} is not in the space, got {value[key]!r}")
+        for key, encode in encoders:
+            if key not in value:
+                raise InvalidArgument(f"{_dotted((*path, key))} is missing, got {value!r}")
+            encode(value[key], row)
+
+    return decode, encode
+
+
+def _number_codec(name: str, column: int, domain: Number) -> _Codec:
+    low, high = domain.bounds
+    plain = int if domain.integer else float
+    step = 0.0 if domain.integer else domain.step
+
+    def decode(row: list[float]) -> float:
+        return row[column]
+
+    def decode_integer(row: list[float]) -> int:
+        return int(row[column])
+
+    def encode(value: Any, row: list[float]) -> None:
+        # First what `decode` gives, in the least time; then what people and other encoders write.
+        if type(value) is plain and low <= value <= high and (not step or round(value / step) * step == value):
+            row[column] = value
+        elif value in domain:
+            row[column] = domain.encode(value)
+        else:
+            raise InvalidArgument(f"{name} must be {domain.rule}, got {value!r}")
+
+    return decode_integer if domain.integer else decode, encode
+
+
+def _options_codec(name: str, column: int, domain: Options, options: list[_Codec]) -> _Codec:
+    decoders = [decode for decode, _ in options]
+    encoders = [encode for _, encode in options]
+    plain = {option: branch for branch, option in enumerate(domain.options) if type(option) in _PLAIN}
+
+    def decode(row: list[float]) -> Any:
+        return decoders[int(row[column])](row)
+
+    def encode(value: Any, row: list[float]) -> None:
+        branch = plain.get(value) if type(value) in _PLAIN else _branch(domain, value)
+        if branch is None:
+            raise InvalidArgument(f"{name} must be one of {list(domain.options)!r}, got {value!r}")
+        row[column] = branch
+        encoders[branch](value, row)
+
+    return decode, encode
+
+
+def _constant_codec(name: str, constant: Any) -> _Codec:
+    def decode(row: list[float]) -> Any:
+        return constant
+
+    def decode_copy(row: list[float]) -> Any:
+        return _copy(constant, name)
+
+    def encode(value: Any, row: list[float]) -> None:
+        if not _same(constant, value):
+            raise InvalidArgument(f"{name} is the constant {constant!r} in this space, got {value!r}")
+
+    return decode_copy if isinstance(constant, list | tuple) else decode, encode
 
 
 def _numbers(domain: Domain) -> tuple[int, float, float, float]:

@@ -6,12 +6,12 @@ simulation drive the same object, and the same list of records always leads to t
 """
 
 import math
-from collections import Counter, deque
+from array import array
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
+import msgspec
 
 from asynctune._core import SEED, Stream
 from asynctune.errors import AsynctuneError, InvalidArgument, check_integer
@@ -33,8 +33,8 @@ from asynctune.records import (
 )
 from asynctune.schedulers import FIFO, Scheduler
 from asynctune.searchers import Random, Searcher
-from asynctune.searchers.base import Row, Suggestion
-from asynctune.space import Space
+from asynctune.searchers.base import Suggestion
+from asynctune.space import Row, Rows, Space
 from asynctune.worker.trial import measurements
 
 __all__ = ["Assignment", "Decision", "Release", "Save", "Study", "Suggest"]
@@ -46,6 +46,9 @@ _NOTHING_SAVED = (
 
 #: The first trials that fail with one and the same exception end the run: it is the program, not the configuration.
 FAIL_FAST = 3
+
+#: Checkpoints released with one record: more than one, since each save may add one.
+_RELEASED_AT_ONCE = 2
 
 
 class Suggest(NamedTuple):
@@ -70,8 +73,7 @@ class Release(NamedTuple):
 Effect = Decided | Finished | Stopping | Save | Release
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(msgspec.Struct, frozen=True):
     """What `ask` hands out: train `trial_id` with `config` on from `start_step`.
 
     `restore_from` names the state to begin with, `"trial-segment-step"`: this trial's own when it was paused, the donor's
@@ -87,23 +89,24 @@ class Assignment:
     donor: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What `tell` answers: CONTINUE to the step `until`; PAUSE, `ask` may hand the trial out again later; or STOP."""
 
     action: Action
     until: int | None
 
 
-@dataclass(slots=True)
-class _Trial:
-    state: TrialState
-    row: bytes  # (d,) float64
+class _Trial(msgspec.Struct, gc=False):
+    """A trial, but for its row and its value, which lie in arrays.
+
+    gc=False: nothing in it refers to anything else, so that the garbage collector need not walk through a million of them.
+    """
+
+    until: int | None
+    state: TrialState = TrialState.PENDING
+    told: Action = Action.CONTINUE
     segment: int = 0
     step: int = 0
-    until: int | None = None
-    value: float = math.nan
-    told: Action = Action.CONTINUE
     checkpoint: str | None = None
     checkpoint_step: int = 0
     failures: int = 0
@@ -166,19 +169,24 @@ class Study:
         self._sign = 1.0 if mode == "max" else -1.0
         self.searcher = searcher
         self.scheduler = scheduler
-        self._searcher = searcher.bind(space=self.space, seed=seed, num_trials=num_trials)
+        self._rows = Rows(len(self.space.names))  # by trial
+        self._values = array("d")  # by trial: the last one reported, NaN before
+        self._searcher = searcher.bind(space=self.space, seed=seed, num_trials=num_trials, rows=self._rows)
         self._scheduler = scheduler.bind(seed=seed, num_trials=num_trials, num_slots=num_slots, table=self.space.table)
         self._trials: list[_Trial] = []
-        self._ready: deque[int] = deque()  # PENDING, in the order in which they are to start
-        self._states: Counter[TrialState] = Counter()
-        self._references: Counter[str] = Counter()  # checkpoint -> how many restart points, triples and best trials
-        # The donor itself may have moved on since it was saved.
-        self._saved_rows: dict[str, bytes] = {}  # checkpoint -> the row (d,) that it was trained with
+        self._ready: OrderedDict[int, None] = OrderedDict()  # PENDING, in the order in which they are to start
+        self._counts = [0] * len(TrialState)
+        # Checkpoint -> how many restart points, triples and best trials refer to it, where that is more than one.
+        self._references: dict[str, int] = {}
+        # "trial-segment" -> the row (d,) of a segment that an exploit has ended, and the segment's last checkpoint: while
+        # that is there, the trial may be the donor of somebody who is behind.
+        self._left_rows: dict[str, tuple[Row, str]] = {}
+        self._unneeded: list[str] = []  # checkpoints that the scheduler has let go of, still to be taken off the books
         self._best: int | None = None
         self._kept: int | None = None  # the best so far of which the checkpoint is there
         self._first_errors: list[str] = []
         self._stopping = False
-        self._closed = False  # what is still paused has been told to end
+        self._first_paused = 0  # no trial before it is PAUSED; of use when nothing goes on any more
         self._apply: dict[type[Record], Callable[[Any], list[Effect]]] = {
             Suggested: self._suggested,
             Started: self._started,
@@ -212,7 +220,7 @@ class Study:
         """
         if self._stopping:
             return None
-        if self._ready and self._trials[self._ready[0]].failures:
+        if self._ready and self._trials[next(iter(self._ready))].failures:
             return self._offer_pending(slot, time)
         if self._scheduler.new_first:
             return self._offer_new(slot, time) or self._offer_paused(slot, warm, time)
@@ -225,7 +233,7 @@ class Study:
     @property
     def done(self) -> bool:
         """Whether nothing runs and nothing more will."""
-        if self._states[TrialState.RUNNING]:
+        if self._counts[TrialState.RUNNING]:
             return False
         return self._stopping or not (self._ready or self._may_grow() or self._scheduler.resumable(None))
 
@@ -264,7 +272,8 @@ class Study:
 
     def config(self, trial: int) -> dict[str, Any]:
         """The configuration of the trial's present segment, decoded afresh."""
-        return self.space.decode(self._row(self._known(trial)))
+        self._known(trial)
+        return self.space.decode(self._rows[trial])
 
     def trial_seed(self, trial: int) -> int:
         """The seed that user code gets, 0 <= seed < 2**31; the same in every segment and attempt."""
@@ -281,22 +290,22 @@ class Study:
         return self._stopping or self._trials[trial].failures < self.max_failures
 
     def count(self, state: TrialState) -> int:
-        return self._states[state]
+        return self._counts[state]
 
     # Ask and tell.
 
     def ask(self) -> Assignment | None:
         """Hand out the next piece of work, or None: nothing can start before other trials report (or `done`)."""
-        offer = self.offer()
-        while isinstance(offer, Suggest):
-            self._follow(Suggested(trial=offer.trial, config=self.space.decode(self.suggestion(offer.trial)())))
-            offer = self.offer()
+        config = None
+        while isinstance(offer := self.offer(), Suggest):  # at most once: what was suggested is then offered
+            config = self.space.decode(self.suggestion(offer.trial)())
+            self.apply(Suggested(trial=offer.trial, config=config))
         if offer is None:
             return None
-        self._follow(offer)
-        return Assignment(
-            offer.trial, self.config(offer.trial), offer.step, offer.until, offer.checkpoint, offer.segment, offer.donor
-        )
+        self.apply(offer)
+        if config is None:
+            config = self.config(offer.trial)
+        return Assignment(offer.trial, config, offer.step, offer.until, offer.checkpoint, offer.segment, offer.donor)
 
     def tell(
         self, trial_id: int, metrics: Mapping[str, float] | None = None, /, *, step: int, **more: float
@@ -310,26 +319,27 @@ class Study:
             TypeError: a metric is not a real number.
         """
         trial = self._running(trial_id)
-        values = measurements({**(metrics or {}), **more}, self.metric)
-        check_integer("step", step, at_least=trial.step + 1)
-        before = trial.segment
-        report = Reported(trial=trial_id, segment=before, step=step, metrics=values)
-        for effect in self._follow(report):
-            if isinstance(effect, Decided) and effect.trial == trial_id:
-                if effect.action is Action.PAUSE:
-                    name = f"{trial_id}-{before}-{step}"
-                    self._follow(Saved(trial=trial_id, segment=before, step=step, checkpoint=name))
-                elif effect.action is Action.STOP:
-                    self._follow(Finished(trial=trial_id, state=self.final_state(trial_id)))
-                return Decision(effect.action, effect.until)
-        return Decision(Action.CONTINUE, trial.until)
+        values = measurements({**metrics, **more} if metrics else more, self.metric)
+        if type(step) is not int or step <= trial.step:
+            check_integer("step", step, at_least=trial.step + 1)
+        segment = trial.segment
+        decided = self._follow(Reported(trial=trial_id, segment=segment, step=step, metrics=values))
+        if decided is None:
+            return Decision(Action.CONTINUE, trial.until)
+        if decided.action is Action.PAUSE:
+            name = f"{trial_id}-{segment}-{step}"
+            self._follow(Saved(trial=trial_id, segment=segment, step=step, checkpoint=name))
+        elif decided.action is Action.STOP:
+            self._follow(Finished(trial=trial_id, state=self.final_state(trial_id)))
+        return Decision(decided.action, decided.until)
 
     def finish(self, trial_id: int, *, error: str | None = None) -> None:
         """The trial ended by itself, or failed with `error`. Nothing happens if a decision stopped or paused it before.
 
         One that ends by itself without a report has failed.
         """
-        if self._known(trial_id).state in ENDED | {TrialState.PAUSED}:
+        state = self._known(trial_id).state
+        if state in ENDED or state is TrialState.PAUSED:
             return
         self._running(trial_id)
         error = error or self.nothing_reported(trial_id)
@@ -349,7 +359,7 @@ class Study:
         return None if self._trials[trial].step else f"ended without a report of {self.metric!r}"
 
     def _known(self, trial_id: int) -> _Trial:
-        if isinstance(trial_id, bool) or not isinstance(trial_id, int) or not 0 <= trial_id < len(self._trials):
+        if type(trial_id) is not int or not 0 <= trial_id < len(self._trials):
             raise InvalidArgument(f"trial_id must be one of the {len(self._trials)} trials so far, got {trial_id!r}")
         return self._trials[trial_id]
 
@@ -359,18 +369,21 @@ class Study:
             raise InvalidArgument(f"trial {trial_id} must be RUNNING, it is {trial.state}")
         return trial
 
-    def _follow(self, record: Record) -> list[Effect]:
-        """Apply `record` and every record that follows from it; return all effects."""
-        effects = self.apply(record)
-        for effect in effects:
-            if isinstance(effect, Record):
-                effects.extend(self.apply(effect))
-        return effects
+    def _follow(self, record: Record) -> Decided | None:
+        """Apply `record` and every record that follows from it; return the decision among them."""
+        decided = None
+        follows = [record]
+        while follows:
+            record = follows.pop(0)
+            if type(record) is Decided:
+                decided = record
+            follows += [effect for effect in self.apply(record) if isinstance(effect, Record)]
+        return decided
 
     # What a free slot may do.
 
     def _offer_pending(self, slot: int, time: float) -> Started:
-        number = self._ready[0]
+        number = next(iter(self._ready))
         trial = self._trials[number]
         return Started(
             time=time,
@@ -409,7 +422,7 @@ class Study:
             )
         segment = trial.segment + 1
         assert resumption.checkpoint is not None
-        donated = np.frombuffer(self._saved_rows[resumption.checkpoint], dtype=np.float64)
+        donated = self._trained_with(resumption.checkpoint, resumption.donor)
         row = self._scheduler.explore(donated, resumption.trial, segment, resumption.step)
         return Started(
             time=time,
@@ -430,44 +443,46 @@ class Study:
         if record.trial != len(self._trials):
             raise AsynctuneError(f"trial {record.trial} suggested, {len(self._trials)} is next")
         row = self.space.encode(record.config)
-        self._trials.append(_Trial(TrialState.PENDING, row.tobytes(), until=self._scheduler.begin(record.trial)))
-        self._states[TrialState.PENDING] += 1
-        self._ready.append(record.trial)
-        self._searcher.started(record.trial, row)
+        self._trials.append(_Trial(self._scheduler.begin(record.trial)))
+        self._rows.append(row)
+        self._values.append(math.nan)
+        self._counts[TrialState.PENDING] += 1
+        self._ready[record.trial] = None
+        self._searcher.started(record.trial)
         return []
 
     def _started(self, record: Started) -> list[Effect]:
         trial = self._trials[record.trial]
         effects: list[Effect] = []
         if trial.state is TrialState.PENDING:
-            self._ready.remove(record.trial)
+            del self._ready[record.trial]
         else:
             effects = self._resumed(record, trial)
-        self._move(record.trial, TrialState.RUNNING)
+        self._move(record.trial, TrialState.RUNNING)  # ahead of `_released`: the run is not done
         trial.until = record.until
         trial.told = Action.CONTINUE
-        return effects
+        return effects + self._released()
 
     def _resumed(self, record: Started, trial: _Trial) -> list[Effect]:
         resumption = self._scheduler.resumable(record.trial)
         if resumption is None or (resumption.trial, resumption.donor) != (record.trial, record.donor):
             raise AsynctuneError(f"trial {record.trial} cannot go on now from {record.donor}")
         self._scheduler.resume(resumption)
-        effects: list[Effect] = []
-        if record.donor is not None:
-            assert record.config is not None
-            trial.segment = record.segment
-            trial.row = self.space.encode(record.config).tobytes()
-            trial.value = self._sign * resumption.score
-            trial.step = record.step
-            effects += self._restart_point(trial, record.checkpoint, record.step)
-        return effects + self._released()
+        if record.donor is None:
+            return []
+        assert record.config is not None and record.checkpoint is not None and trial.checkpoint is not None
+        self._left_rows[f"{record.trial}-{trial.segment}"] = self._rows[record.trial], trial.checkpoint
+        self._rows[record.trial] = self.space.encode(record.config)
+        self._values[record.trial] = self._sign * resumption.score
+        trial.segment, trial.step = record.segment, record.step
+        self._refer(record.checkpoint)
+        return self._restart_point(trial, record.checkpoint, record.step)
 
     def _reported(self, record: Reported) -> list[Effect]:
         trial = self._trials[record.trial]
         trial.step = record.step
-        trial.value = record.metrics[self.metric]
-        score = self._sign * trial.value
+        value = self._values[record.trial] = record.metrics[self.metric]
+        score = self._sign * value
         verdict = self._scheduler.report(record.trial, record.step, score)
         for level in verdict.recorded:
             self._searcher.observe(record.trial, level, score)
@@ -495,7 +510,9 @@ class Study:
 
     def _saved(self, record: Saved) -> list[Effect]:
         trial = self._trials[record.trial]
-        effects = self._restart_point(trial, record.checkpoint, record.step if record.checkpoint is not None else 0)
+        effects: list[Effect] = []
+        if record.checkpoint != trial.checkpoint:  # else nothing has changed since it was last saved
+            effects = self._restart_point(trial, record.checkpoint, 0 if record.checkpoint is None else record.step)
         if trial.state in ENDED and record.trial != self._best:  # a better one has ended since the save was asked for
             effects += self._restart_point(trial, None, 0)
         elif trial.state in ENDED:
@@ -506,8 +523,7 @@ class Study:
             self._move(record.trial, TrialState.PAUSED)
             held = self._scheduler.saved(record.trial, record.step, record.checkpoint)
             if held and record.checkpoint is not None:
-                self._references[record.checkpoint] += 1
-                self._saved_rows[record.checkpoint] = trial.row
+                self._refer(record.checkpoint)
             effects += self._released() + self._close(record.time)
             if record.checkpoint is None and not self._stopping:
                 effects.append(Stopping(time=record.time, reason=_NOTHING_SAVED.format(record.trial), failed=True))
@@ -518,9 +534,10 @@ class Study:
         trial.failures += 1
         if record.retry:
             self._move(record.trial, TrialState.PENDING)
-            trial.step, trial.value = trial.checkpoint_step, math.nan
+            trial.step, self._values[record.trial] = trial.checkpoint_step, math.nan
             trial.until = self._scheduler.retried(record.trial, trial.checkpoint_step)
-            self._ready.appendleft(record.trial)
+            self._ready[record.trial] = None
+            self._ready.move_to_end(record.trial, last=False)
             return []
         self._move(record.trial, TrialState.FAILED)
         for level in self._scheduler.finish(record.trial, failed=True):
@@ -535,24 +552,24 @@ class Study:
         return effects + self._close(record.time)
 
     def _failed_fast(self) -> bool:
-        ended = sum(self._states[state] for state in ENDED)
-        if ended != FAIL_FAST or self._states[TrialState.FAILED] != FAIL_FAST:
+        ended = sum(self._counts[state] for state in ENDED)
+        if ended != FAIL_FAST or self._counts[TrialState.FAILED] != FAIL_FAST:
             return False
         return len({error.partition(":")[0] for error in self._first_errors}) == 1
 
     def _finished(self, record: Finished) -> list[Effect]:
         trial = self._trials[record.trial]
         if trial.state is TrialState.PENDING:
-            self._ready.remove(record.trial)
+            del self._ready[record.trial]
         self._move(record.trial, record.state)
         for level in self._scheduler.finish(record.trial, failed=False):
             self._searcher.observe(record.trial, level, -math.inf)
         completed = record.state is TrialState.COMPLETED
         if completed and self.max_resource is None:
-            self._searcher.observe(record.trial, 0, self._sign * trial.value)
+            self._searcher.observe(record.trial, 0, self._sign * self._values[record.trial])
         self._searcher.ended(record.trial, failed=False)
         effects: list[Effect] = []
-        if completed and self._is_best(trial.value):
+        if completed and self._is_best(record.trial):
             if self._best is not None and self._best != self._kept:
                 effects += self._restart_point(self._trials[self._best], None, 0)
             self._best = record.trial
@@ -573,42 +590,59 @@ class Study:
     def _move(self, number: int, state: TrialState) -> None:
         trial = self._trials[number]
         check_transition(number, trial.state, state)
-        self._states[trial.state] -= 1
-        self._states[state] += 1
+        self._counts[trial.state] -= 1
+        self._counts[state] += 1
         trial.state = state
 
-    def _row(self, trial: _Trial) -> Row:
-        return np.frombuffer(trial.row, dtype=np.float64)
-
-    def _is_best(self, value: float) -> bool:
+    def _is_best(self, number: int) -> bool:
+        value = self._values[number]
         if not math.isfinite(value):
             return False
-        return self._best is None or self._sign * value > self._sign * self._trials[self._best].value
+        return self._best is None or self._sign * value > self._sign * self._values[self._best]
 
     def _restart_point(self, trial: _Trial, checkpoint: str | None, step: int) -> list[Effect]:
+        """Let a trial restart from another `checkpoint`: its own new one, one that `_refer` has counted, or from nowhere."""
         before, trial.checkpoint, trial.checkpoint_step = trial.checkpoint, checkpoint, step
-        if checkpoint is not None:
-            self._references[checkpoint] += 1
-        return [] if before is None else self._unreference(before)
+        return [] if before is None else self._unrefer(before)
 
     def _released(self) -> list[Effect]:
-        return [effect for name in self._scheduler.released() for effect in self._unreference(name)]
-
-    def _unreference(self, checkpoint: str) -> list[Effect]:
-        self._references[checkpoint] -= 1
-        if self._references[checkpoint]:
+        """What no decision needs any more. All at once only at the end, so that no record waits for a whole generation's."""
+        self._unneeded += self._scheduler.released()
+        if not self._unneeded:
             return []
-        del self._references[checkpoint]
-        self._saved_rows.pop(checkpoint, None)
+        count = len(self._unneeded) if self.done else min(_RELEASED_AT_ONCE, len(self._unneeded))
+        return [effect for _ in range(count) for effect in self._unrefer(self._unneeded.pop())]
+
+    def _refer(self, checkpoint: str) -> None:
+        """One more refers to a checkpoint."""
+        self._references[checkpoint] = self._references.get(checkpoint, 1) + 1
+
+    def _unrefer(self, checkpoint: str) -> list[Effect]:
+        """One less refers to a checkpoint."""
+        references = self._references.pop(checkpoint, 1) - 1
+        if references > 1:
+            self._references[checkpoint] = references
+        if references:
+            return []
+        segment = _segment_of(checkpoint)
+        if segment in self._left_rows and self._left_rows[segment][1] == checkpoint:
+            del self._left_rows[segment]
         return [Release(checkpoint)]
 
+    def _trained_with(self, checkpoint: str, donor: int) -> Row:
+        """The row (d,) that a donor's checkpoint was trained with: the donor itself may have taken over another since."""
+        left = self._left_rows.get(_segment_of(checkpoint))
+        return self._rows[donor] if left is None else left[0]
+
     def _close(self, time: float) -> list[Effect]:
-        """When nothing runs and nothing can start, what is still paused has come to its end."""
-        if self._closed or self._stopping or not self._states[TrialState.PAUSED] or not self.done:
+        """When nothing runs and nothing can start, what is still paused comes to its end, one trial after the other."""
+        if self._stopping or not self._counts[TrialState.PAUSED] or not self.done:
             return []
-        self._closed = True
-        return [
-            Finished(time=time, trial=number, state=TrialState.STOPPED)
-            for number, trial in enumerate(self._trials)
-            if trial.state is TrialState.PAUSED
-        ]
+        while self._trials[self._first_paused].state is not TrialState.PAUSED:
+            self._first_paused += 1
+        return [Finished(time=time, trial=self._first_paused, state=TrialState.STOPPED)]
+
+
+def _segment_of(checkpoint: str) -> str:
+    """Of "trial-segment-step" the "trial-segment"."""
+    return checkpoint.rpartition("-")[0]

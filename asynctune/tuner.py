@@ -250,13 +250,15 @@ class Tuner:
 
 def _check(result: Result, failure: str | None) -> None:
     """Raise `RunFailed` if the run was ended for a failure, or nothing but failures came of it."""
-    failed = [trial for trial in result.trials if trial.state is TrialState.FAILED]
-    if failure is None and failed and len(failed) == len(result.trials):
-        failure = f"every trial failed, the first with {failed[0].error}"
+    states = result.trials.states
+    failed = states.count(TrialState.FAILED)
+    first = result.trials[states.index(TrialState.FAILED)] if failed else None
+    if failure is None and first is not None and failed == len(states):
+        failure = f"every trial failed, the first with {first.error}"
     if failure is not None:
         error = RunFailed(failure)
-        for trial in failed[:1]:
-            error.add_note(f"trial {trial.id}, {trial.error}\n{trial.traceback}".strip())
+        if first is not None:
+            error.add_note(f"trial {first.id}, {first.error}\n{first.traceback}".strip())
         error.add_note(f"run directory: {result.run_dir}")
         raise error
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-__all__ = ["Row", "arguments", "calls", "pinned", "show", "spread"]
+__all__ = ["Row", "arguments", "calls", "pinned", "quantity", "show", "spread"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +107,9 @@ def show(given: Any, rows: Sequence[Row], *, note: str = "", packages: Sequence[
     lines += [
         (
             row.what,
-            _quantity(row.median, row.unit),
-            "" if row.p99 is None else _quantity(row.p99, row.unit),
-            "" if row.floor is None else f"{row.beside} {_quantity(row.floor, row.unit)}",
+            quantity(row.median, row.unit),
+            "" if row.p99 is None else quantity(row.p99, row.unit),
+            "" if row.floor is None else f"{row.beside} {quantity(row.floor, row.unit)}",
             "" if row.ratio is None else f"{row.ratio:.2f}",
             row.rule,
             "" if row.used is None else f"{row.used:.2f}" + (" MISSED" if row.used > 1 else ""),
@@ -143,7 +143,8 @@ def spread(samples: Sequence[float]) -> tuple[float, float]:
     return statistics.median(samples), p99(samples)
 
 
-def _quantity(value: float, unit: str) -> str:
+def quantity(value: float, unit: str) -> str:
+    """A figure with its unit, to three places."""
     return f"{value:,.0f} {unit}" if abs(value) >= 1000 else f"{value:.3g} {unit}"
 
 

@@ -177,6 +177,26 @@ def test_a_large_run_is_thinned_and_the_page_says_so(show: Show) -> None:
     assert "longer curves are thinned to 200 points" in text
 
 
+def test_the_table_of_a_large_run_is_cut_and_the_page_says_so(show: Show) -> None:
+    def rows(page: str) -> list[str]:
+        return re.findall(r"<tr(?: class=\"best\")?><td>(\d+)</td>", page)
+
+    page = show(*(record for number in range(1200) for record in trial(number, [number / 1200])))
+    assert rows(page) == [str(number) for number in range(1199, 199, -1)]
+    text = check(page).text
+    assert "The 1000 best of 1200 trials." in text
+    assert text.count("the 300 best of 1200 trials") == 2, "at the scores and at the hyperparameters"
+
+
+def test_trials_are_ranked_by_value_and_those_that_failed_come_last(show: Show) -> None:
+    failed = [*trial(5, [0.95])[:-1], Failed(trial=5, error="boom", retry=False)]
+    values: list[list[float]] = [[0.5], [math.nan], [0.9], [], [0.9]]
+    page = show(*(record for i, value in enumerate(values) for record in trial(i, value)), *failed)
+    check(page)
+    assert re.findall(r"<tr[^>]*><td>(\d+)</td>", page) == ["2", "4", "0", "1", "3", "5"]
+    assert re.findall(r'<tr class="best"><td>(\d+)</td>', page) == ["2"]
+
+
 def test_a_curve_is_broken_where_a_value_is_not_a_number(show: Show) -> None:
     page = show(*trial(0, [0.1, 0.2, math.nan, 0.3, 0.4]), *trial(1, [0.5, math.inf]))
     assert [points.count(",") for points in re.findall(r'points="([^"]*)"', page)] == [1, 2, 2]

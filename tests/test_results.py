@@ -1,10 +1,14 @@
 import math
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
 from asynctune.journal import CHECKPOINTS, FILENAME, encode, log_file
@@ -51,8 +55,11 @@ def reported(trial: int, step: int, value: float, segment: int = 0) -> Reported:
 
 def trial(number: int, *values: float, state: TrialState = TrialState.COMPLETED) -> list[Record]:
     reports = [reported(number, step, value) for step, value in enumerate(values, start=1)]
-    end = Failed(trial=number, error="boom", retry=False) if state is TrialState.FAILED else None
-    return [suggested(number), started(number), *reports, end or Finished(trial=number, state=state)]
+    begun = [suggested(number), started(number), *reports]
+    if state is TrialState.RUNNING:
+        return begun
+    failed = state is TrialState.FAILED
+    return [*begun, Failed(trial=number, error="boom", retry=False) if failed else Finished(trial=number, state=state)]
 
 
 Load = Callable[..., Result]
@@ -107,6 +114,35 @@ def test_a_failed_trial_is_not_the_best_and_a_run_without_one_says_how_it_ended(
     assert result.summary() == "2 trials in 0.0 s: 1 completed, 1 failed"
     with pytest.raises(AsynctuneError, match="no trial started"):
         _ = load().best
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    mode=st.sampled_from(["min", "max"]),
+    trials=st.lists(
+        st.tuples(
+            st.sampled_from([TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED, TrialState.RUNNING]),
+            st.lists(st.sampled_from([0.0, -0.0, 0.5, 1.0, math.nan, math.inf, -math.inf]), max_size=3),
+        ),
+        max_size=8,
+    ),
+)
+def test_the_best_is_what_its_rule_says(load: Load, mode: str, trials: list[tuple[TrialState, list[float]]]) -> None:
+    header = msgspec.structs.replace(HEADER, mode=mode)
+    result = load(
+        *(r for i, (state, values) in enumerate(trials) for r in trial(i, *values, state=state)), header=header
+    )
+    able = [
+        t for t in result.trials if t.state is not TrialState.FAILED and t.value is not None and math.isfinite(t.value)
+    ]
+    deepest = max((t.step for t in able), default=0)
+    chosen = [t for t in able if t.state is TrialState.COMPLETED] or [t for t in able if t.step == deepest]
+    if not chosen:
+        with pytest.raises(AsynctuneError, match="no trial has a finite acc"):
+            _ = result.best
+        return
+    direction = max if mode == "max" else min
+    assert result.best == direction(chosen, key=lambda t: t.value or 0.0)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +290,10 @@ def test_a_record_of_an_unknown_trial_is_refused_with_its_place(load: Load) -> N
         load(reported(3, 1, 0.5))
     with pytest.raises(JournalError, match="the 'suggested' record"):
         load(suggested(1))
+    with pytest.raises(JournalError, match="the 'suggested' record"):
+        load(suggested(0), suggested(0))
+    with pytest.raises(JournalError, match="the 'header' record"):
+        load(suggested(0), HEADER)
 
 
 def test_nested_names_are_paths() -> None:
@@ -264,3 +304,77 @@ def test_a_trial_tried_again_does_not_show_the_value_of_the_void_attempt(load: L
     failed = Failed(trial=0, error="OSError: x", retry=True)
     result = load(suggested(0), started(0), reported(0, 5, 0.1), failed, started(0, how="retried"))
     assert (result.trials[0].step, result.trials[0].value, result.trials[0].reports) == (0, None, [])
+
+
+def test_trials_are_a_sequence(load: Load) -> None:
+    trials = load(*trial(0, 0.1), *trial(1, 0.2), *trial(2, 0.3)).trials
+    assert len(trials) == 3
+    assert [t.id for t in trials] == [0, 1, 2]
+    assert [t.id for t in trials[1:]] == [1, 2]
+    assert [t.id for t in reversed(trials)] == [2, 1, 0]
+    assert (trials[-1].id, trials[-1].value) == (2, 0.3)
+    assert trials[1] in trials
+    assert trials[1] in {trials[1]}
+    assert trials.index(trials[2]) == 2
+    assert trials[0] != trials[1]
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            _ = trials[index]
+
+
+def test_trials_of_two_results_are_not_equal(load: Load) -> None:
+    assert load(*trial(0, 0.1)).trials[0] != load(*trial(0, 0.1)).trials[0]
+
+
+def test_a_result_stays_what_it_was_while_the_journal_grows(load: Load, tmp_path: Path) -> None:
+    result = load(suggested(0), started(0), reported(0, 1, 0.1), Stopping(time=1.0, reason="enough"))
+    since = [
+        started(0, 0, segment=1, donor=1, config={"lr": 0.7}, how="exploited"),
+        reported(0, 2, 0.2, segment=1),
+        Left(trial=0, segment=1, slot=0, busy=0.5, log=(0, 6)),
+        Failed(trial=0, error="boom", retry=False),
+        *trial(1, 0.9),
+    ]
+    with open(tmp_path / FILENAME, "ab") as file:
+        file.writelines(map(encode, since))
+    [only] = result.trials
+    assert (only.state, only.value, only.step, only.busy) == (TrialState.RUNNING, 0.1, 1, 0.0)
+    assert (only.lineage, only.error) == ([Segment(0, 0, None, {"lr": 0.0})], None)
+    assert only.reports == [{"step": 1, "segment": 0, "acc": 0.1}]
+    assert result.best.id == 0
+
+
+def test_a_view_of_a_journal_that_was_damaged_since_names_the_byte(load: Load, tmp_path: Path) -> None:
+    result = load(*trial(0, 0.5))
+    journal = bytearray((tmp_path / FILENAME).read_bytes())
+    first = len(encode(HEADER))
+    journal[first] = ord("?")
+    (tmp_path / FILENAME).write_bytes(journal)
+    assert result.best.value == 0.5
+    with pytest.raises(JournalError, match=f"no record at byte {first}"):
+        _ = result.best.config
+    with pytest.raises(JournalError, match=f"no record at byte {first}"):
+        _ = result.best.reports
+
+
+def test_a_view_of_a_journal_that_is_gone_says_so(load: Load, tmp_path: Path) -> None:
+    result = load(*trial(0, 0.5))
+    (tmp_path / FILENAME).unlink()
+    for name in ("config", "reports"):
+        with pytest.raises(JournalError, match="cannot read .*: No such file or directory"):
+            getattr(result.best, name)
+
+
+def test_neither_reports_nor_configurations_stay_in_memory(load: Load, tmp_path: Path) -> None:
+    def held(hyperparameters: int, reports: int) -> float:
+        """Bytes that a result holds for each trial."""
+        config = {f"x{i}": i / 7 for i in range(hyperparameters)}
+        load(*(r for i in range(400) for r in [suggested(i, **config), *trial(i, *[0.5] * reports)[1:]]))
+        tracemalloc.start()
+        result = Result.load(tmp_path)
+        memory, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return memory / len(result.trials)
+
+    assert held(1, 1) < 100
+    assert held(16, 20) < held(1, 1) + 16

@@ -2,19 +2,23 @@
 
 import math
 import pickle
+import random
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from asynctune import space as at
 from asynctune._core import SAMPLE, Stream
 from asynctune.errors import InvalidArgument
-from asynctune.searchers import BoundSearcher, HyperOpt, Random, Searcher
+from asynctune.searchers import HyperOpt, Random, Searcher
 from asynctune.searchers import hyperopt as room
 from asynctune.searchers.base import Row
 
@@ -50,18 +54,42 @@ def score(row: Row) -> float:
     return -float(np.nansum((row - 0.3) ** 2))
 
 
-def bind(searcher: Searcher, space: at.Space = SQUARE, seed: int = 0, num_trials: int | None = None) -> BoundSearcher:
-    return searcher.bind(space=space, seed=seed, num_trials=num_trials)
+class Table(at.Rows):
+    """The rows that a study keeps, but of trials with any numbers."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+
+    def take(self, trials: Sequence[int]) -> Row:
+        return np.array([self.rows[trial] for trial in trials])
 
 
-def suggest(bound: BoundSearcher, trial: int) -> Row:
+class Bound:
+    """A bound searcher and the rows that a study would keep for it."""
+
+    def __init__(self, searcher: Searcher, space: at.Space, seed: int, num_trials: int | None) -> None:
+        self.table = Table()
+        self.searcher = searcher.bind(space=space, seed=seed, num_trials=num_trials, rows=self.table)
+        self.prepare, self.slow = self.searcher.prepare, self.searcher.slow
+        self.observe, self.ended = self.searcher.observe, self.searcher.ended
+
+    def started(self, trial: int, row: Row) -> None:
+        self.table.rows[trial] = row
+        self.searcher.started(trial)
+
+
+def bind(searcher: Searcher, space: at.Space = SQUARE, seed: int = 0, num_trials: int | None = None) -> Bound:
+    return Bound(searcher, space, seed, num_trials)
+
+
+def suggest(bound: Bound, trial: int) -> Row:
     """Suggest a trial and start it."""
     row = bound.prepare(trial)()
     bound.started(trial, row)
     return row
 
 
-def train(bound: BoundSearcher, trials: range, level: int = 0) -> list[Row]:
+def train(bound: Bound, trials: range, level: int = 0) -> list[Row]:
     """Suggest trials one after the other, and give each its score at a level."""
     rows = []
     for trial in trials:
@@ -71,7 +99,7 @@ def train(bound: BoundSearcher, trials: range, level: int = 0) -> list[Row]:
     return rows
 
 
-def start_with(bound: BoundSearcher, scores: dict[tuple[float, float], float], level: int, first: int = 0) -> None:
+def start_with(bound: Bound, scores: dict[tuple[float, float], float], level: int, first: int = 0) -> None:
     """Trials that ended with given scores at a level."""
     for trial, (point, value) in enumerate(scores.items(), start=first):
         bound.started(trial, np.array(point))
@@ -283,6 +311,74 @@ def test_a_long_history_keeps_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
     start_with(bound, {(0.9, i / 200): -1000.0 - i for i in range(100)}, level=0, first=20)
     assert split(bound.prepare(120)) == (3, 30)
     assert np.median([bound.prepare(trial)()[0] for trial in range(120, 130)]) < 0.5
+
+
+class Readable:
+    """Which trials TPE's model is made of, as the module's docstring has it: everything kept, all of it sorted each time."""
+
+    def __init__(self, startup: int, gamma: float) -> None:
+        self.startup, self.gamma = startup, gamma
+        self.scores: dict[int, dict[int, float]] = {}  # level -> trial -> score, in the order of the reports
+        self.silent: set[int] = set()
+        self.failed: list[int] = []
+
+    def started(self, trial: int) -> None:
+        self.silent.add(trial)
+
+    def observe(self, trial: int, level: int, score: float) -> None:
+        self.silent.discard(trial)
+        self.scores.setdefault(level, {})[trial] = score if math.isfinite(score) else -math.inf
+
+    def ended(self, trial: int, failed: bool) -> None:
+        self.silent.discard(trial)
+        self.failed += [trial] * failed
+
+    def model(self) -> tuple[list[int], list[int]] | None:
+        """The trials and the better ones of them, in the order of suggestion; None: it is too early for a model."""
+        finite = {level: sum(map(math.isfinite, scores.values())) for level, scores in self.scores.items()}
+        level = max((level for level, count in finite.items() if count >= self.startup), default=None)
+        if level is None:
+            return None
+        scores = self.scores[level]
+        count = min(math.ceil(self.gamma * math.sqrt(finite[level])), 25)
+        better = sorted(scores, key=lambda trial: -scores[trial])[:count]  # stable: ties go to the earlier report
+        latest = list(scores)[-room._WINDOW :]
+        return sorted({*better, *latest, *self.failed[-room._WINDOW :], *self.silent}), sorted(better)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), startup=st.integers(1, 8), gamma=st.sampled_from([0.25, 1.0]))
+def test_a_model_is_made_of_the_trials_that_the_readable_form_names(
+    monkeypatch: pytest.MonkeyPatch, seed: int, startup: int, gamma: float
+) -> None:
+    monkeypatch.setattr(room, "_WINDOW", 20)
+    bound, readable = bind(HyperOpt(startup=startup, gamma=gamma)), Readable(startup, gamma)
+    draw = random.Random(seed)
+    alive: dict[int, int] = {}  # trial -> how many levels it has a score at
+    for trial in range(draw.choice([10, 100, 300])):
+        bound.started(trial, np.array([float(trial), 0.0]))
+        readable.started(trial)
+        alive[trial] = 0
+        for _ in range(draw.randrange(4)):
+            if not alive:
+                break
+            other = draw.choice(sorted(alive))
+            if draw.random() < 0.6:
+                level = (1, 3, 9)[alive[other]]
+                value = draw.choice([0.0, 1.0, 2.0, draw.random(), math.nan, -math.inf])
+                bound.observe(other, level, value)
+                readable.observe(other, level, value)
+                alive[other] += 1
+            if draw.random() < 0.3 or alive[other] == 3:
+                failed = draw.random() < 0.3
+                bound.ended(other, failed)
+                readable.ended(other, failed)
+                del alive[other]
+        expected = readable.model()
+        assert bound.slow(trial + 1) == (expected is not None)
+        if expected is not None:
+            _, rows, better, _, _ = bound.prepare(trial + 1).args  # type: ignore[attr-defined]
+            assert (rows[:, 0].tolist(), rows[better, 0].tolist()) == expected
 
 
 def test_a_suggestion_leaves_filters_and_floating_point_settings_alone() -> None:

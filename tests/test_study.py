@@ -142,6 +142,7 @@ def test_every_run_ends_with_every_trial_ended_and_no_checkpoint_lost(
     assert all(study.state(trial) in ENDED for trial in range(8))
     best = {f"{study.best}-{study.segment(study.best)}-{study.step(study.best)}"} if study.best is not None else set()
     assert shell.disk == best, "of an ended run only the best trial's checkpoint is kept"
+    assert not (study._references or study._left_rows or study._unneeded), "the books on checkpoints grow"
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

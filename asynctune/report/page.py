@@ -1,13 +1,15 @@
 """Page: what a report says, and in which order."""
 
 import base64
+import functools
 import hashlib
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from asynctune.errors import AsynctuneError
 from asynctune.records import TrialState
@@ -45,17 +47,28 @@ def render(result: Result) -> str:
 
 
 class _View:
-    """The run as its figures need it: trials from best to worst, each with its shade; hyperparameters with their scales."""
+    """The run as its figures need it: the best trials, each with its shade; hyperparameters with their scales.
+
+    Attributes:
+        ranked: the ROWS best trials, from best to worst; those that failed come last.
+        reported: the CURVES best of those with a value, `num_reported` in all.
+        scored: the CURVES best of those with a finite value, and the value; `num_scored` in all.
+    """
 
     def __init__(self, result: Result) -> None:
         self.result = result
-        sign = -1.0 if result.mode == "max" else 1.0
-        self.ranked = sorted(
-            result.trials, key=lambda t: (t.state is TrialState.FAILED, _or_infinity(t.value, sign), t.id)
-        )
-        self.scored = [(t, t.value) for t in self.ranked if t.value is not None and math.isfinite(t.value)]
-        self._sign = -sign
-        self._levels = sorted(self._sign * value for _, value in self.scored)
+        trials = result.trials
+        self._sign = 1.0 if result.mode == "max" else -1.0
+        scores = self._sign * np.asarray(trials.values)
+        finite = np.isfinite(scores)
+        order = np.lexsort((np.where(finite, -scores, np.inf), np.asarray(trials.states) == TrialState.FAILED))
+        reported, scored = order[np.asarray(trials.valued)[order] == 1], order[finite[order]]
+        trial = functools.cache(trials.__getitem__)  # one view of each, which reads the journal once
+        self.ranked = [trial(number) for number in order[:ROWS].tolist()]
+        self.reported = [trial(number) for number in reported[:CURVES].tolist()]
+        self.scored = [(trial(number), trials.values[number]) for number in scored[:CURVES].tolist()]
+        self.num_reported, self.num_scored = len(reported), len(scored)
+        self._levels = np.sort(scores[finite])
         try:
             self.best: TrialResult | None = result.best
         except AsynctuneError as error:
@@ -64,18 +77,18 @@ class _View:
 
     def css(self, trial: TrialResult) -> str:
         """The class of a trial: its value's rank, so that one outlier does not make all others look alike."""
-        if trial is self.best:
+        if trial == self.best:
             return "best"
         if trial.value is None or not math.isfinite(trial.value):
             return "none"
-        place = bisect_left(self._levels, self._sign * trial.value) / max(1, len(self._levels) - 1)
+        place = self._levels.searchsorted(self._sign * trial.value) / max(1, len(self._levels) - 1)
         return f"v{min(SHADES - 1, int(place * SHADES))}"
 
     def hyperparameters(self, *, moved: bool = False) -> dict[str, Scale]:
         """Those that took more than one value (`moved`: in one trial), each with the scale of its domain."""
         values: dict[str, dict[str, Value]] = {}  # name -> text -> value: options may be lists, which have no hash
         wanted: set[str] = set()
-        for trial, _ in self.scored[:CURVES]:
+        for trial, _ in self.scored:
             own: set[tuple[str, str]] = set()
             for segment in trial.lineage:
                 for name, value in flat(segment.config).items():
@@ -88,10 +101,6 @@ class _View:
         return {
             name: _scale(list(seen.values()), space.get(name, "")) for name, seen in values.items() if name in wanted
         }
-
-
-def _or_infinity(value: float | None, sign: float) -> float:
-    return sign * value if value is not None and math.isfinite(value) else math.inf
 
 
 def _scale(values: Sequence[Value], domain: str) -> Scale:
@@ -132,7 +141,7 @@ def _summary(view: _View) -> str:
     if result.startup is not None:
         tiles.append(("to the first step of user code", _seconds(result.startup)))
     if result.wall > 0:
-        busy = sum(trial.busy for trial in result.trials) / (result.wall * result.header.slots)
+        busy = sum(result.trials.busy) / (result.wall * result.header.slots)
         tiles.append((f"of {result.header.slots} slots' time in user code", f"{busy:.0%}"))
     facts = [
         ("searcher", result.header.searcher),
@@ -157,8 +166,7 @@ def _summary(view: _View) -> str:
 
 def _curves(view: _View) -> str:
     metric = view.result.metric
-    reported = [trial for trial in view.ranked if trial.value is not None]
-    curves = [(trial, _curve(trial, metric)) for trial in reported[:CURVES]]
+    curves = [(trial, _curve(trial, metric)) for trial in view.reported]
     points = [point for _, curve in curves for point in curve]
     if not points:
         return ""
@@ -172,7 +180,7 @@ def _curves(view: _View) -> str:
             plot.line(piece, f"curve {css}", title)
             plot.dot(*piece[-1], f"dot {css}", title, radius=2.5)
     notes = [
-        f"the {CURVES} best of {len(reported)} trials" if len(reported) > CURVES else "",
+        _left_out(view.num_reported),
         f"longer curves are thinned to {POINTS} points" if any(len(curve) == POINTS for _, curve in curves) else "",
         "the outer 2 % of values lie outside" if clipped else "",
     ]
@@ -180,7 +188,7 @@ def _curves(view: _View) -> str:
 
 
 def _hyperparameters(view: _View) -> str:
-    drawn = view.scored[:CURVES]
+    drawn = view.scored
     y, clipped = _value_scale((value for _, value in drawn), (value for _, value in drawn[:1]))
     plots = []
     for name, x in view.hyperparameters().items():
@@ -191,14 +199,13 @@ def _hyperparameters(view: _View) -> str:
                 title = f"trial {trial.id}: {name} = {_text(config[name])}, {value:.5g}"
                 plot.dot(config[name], value, f"dot {view.css(trial)}", title)
         plots.append(plot)
-    return _figures(
-        "Hyperparameters and final value", plots, ["the outer 2 % of values lie outside" if clipped else ""]
-    )
+    notes = [_left_out(view.num_scored), "the outer 2 % of values lie outside" if clipped else ""]
+    return _figures("Hyperparameters and final value", plots, notes)
 
 
 def _moves(view: _View) -> str:
     """How exploit and explore moved each hyperparameter: what population-based training leaves to look at."""
-    drawn = view.scored[:CURVES]
+    drawn = view.scored
     plots = []
     for name, y in view.hyperparameters(moved=True).items():
         x = Linear(0, max(trial.step for trial, _ in drawn), whole=True)
@@ -212,11 +219,12 @@ def _moves(view: _View) -> str:
                     points += [(segment.step, config[name]), (end, config[name])]
             plot.line(points, f"curve {view.css(trial)}", f"trial {trial.id}: {value:.5g}")
         plots.append(plot)
-    return _figures("How the hyperparameters moved", plots, ["each line is a trial, coloured by its final value"])
+    notes = [_left_out(view.num_scored), "each line is a trial, coloured by its final value"]
+    return _figures("How the hyperparameters moved", plots, notes)
 
 
 def _table(view: _View) -> str:
-    rows = view.ranked[:ROWS]
+    rows = view.ranked
     configs = [flat(trial.config) for trial in rows]
     names = list(dict.fromkeys(name for config in configs for name in config))
     failed = any(trial.error for trial in rows)
@@ -226,9 +234,10 @@ def _table(view: _View) -> str:
         cells: list[object] = [trial.id, trial.state.name.lower(), trial.value, trial.step, _seconds(trial.busy)]
         cells += [config.get(name, "") for name in names]
         cells += [trial.error or ""] if failed else []
-        css = ' class="best"' if trial is view.best else ""
+        css = ' class="best"' if trial == view.best else ""
         body.append(f"<tr{css}>{''.join(f'<td>{escape(_text(cell))}</td>' for cell in cells)}</tr>")
-    note = f"<p>The {ROWS} best of {len(view.ranked)} trials.</p>" if len(view.ranked) > ROWS else ""
+    num_trials = len(view.result.trials)
+    note = f"<p>The {ROWS} best of {num_trials} trials.</p>" if num_trials > ROWS else ""
     return (
         f'<h2>Trials</h2>{note}<div class="scroll"><table id="trials"><thead><tr>'
         f"{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
@@ -236,6 +245,10 @@ def _table(view: _View) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- parts
+
+
+def _left_out(num_trials: int) -> str:
+    return f"the {CURVES} best of {num_trials} trials" if num_trials > CURVES else ""
 
 
 def _curve(trial: TrialResult, metric: str) -> list[tuple[float, float]]:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from asynctune.space import Space
+from asynctune.space import Rows, Space
 
 __all__ = ["BoundSearcher", "Row", "Searcher", "Suggestion"]
 
@@ -32,11 +32,11 @@ class BoundSearcher(Protocol):
     def slow(self, trial: int) -> bool:
         """Whether the call that `prepare` would return now may take more than a millisecond."""
 
-    def started(self, trial: int, row: Row) -> None:
-        """A trial exists now, with this configuration, a row (d,)."""
+    def started(self, trial: int) -> None:
+        """A trial exists now, and has its row."""
 
     def observe(self, trial: int, level: int, score: float) -> None:
-        """A trial's score at a level, a larger one being closer to the end; level 0: its final value, and then there is no other."""
+        """A trial's score at a level, once; a larger level is closer to the end; level 0: its final value, and then there is no other."""
 
     def ended(self, trial: int, failed: bool) -> None:
         """No more observations of a trial will come."""
@@ -46,5 +46,8 @@ class Searcher(ABC):
     """A search method and its parameters."""
 
     @abstractmethod
-    def bind(self, *, space: Space, seed: int, num_trials: int | None) -> BoundSearcher:
-        """The method at work for one study; num_trials is None where only time limits it."""
+    def bind(self, *, space: Space, seed: int, num_trials: int | None, rows: Rows) -> BoundSearcher:
+        """The method at work for one study; num_trials is None where only time limits it.
+
+        `rows` are the configurations of all trials so far, which the study keeps: a searcher looks them up and needs none of its own.
+        """

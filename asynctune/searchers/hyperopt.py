@@ -15,16 +15,16 @@ here, where trials run at the same time and stop early:
   quadratic after 4,000 random trials: suggestions at 0.091 instead of 0.079.)
 """
 
-import heapq
 import math
 import threading
 import warnings
-from collections import Counter
+from bisect import insort
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
-from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from asynctune._core import CHOICE, LOG, NORMAL, SUGGEST, Stream
 from asynctune.errors import InvalidArgument, check_integer
 from asynctune.searchers.base import Row, Searcher, Suggestion
 from asynctune.searchers.random import draw
-from asynctune.space import Column, Space, nearest
+from asynctune.space import Column, Rows, Space, nearest
 
 __all__ = ["BoundHyperOpt", "HyperOpt"]
 
@@ -66,72 +66,78 @@ class HyperOpt(Searcher):
         if not isinstance(self.gamma, int | float) or not 0 < self.gamma <= 1:
             raise InvalidArgument(f"gamma must be in (0, 1], got {self.gamma!r}")
 
-    def bind(self, *, space: Space, seed: int, num_trials: int | None) -> "BoundHyperOpt":
+    def bind(self, *, space: Space, seed: int, num_trials: int | None, rows: Rows) -> "BoundHyperOpt":
         startup = self.startup
         if startup is None:
             startup = 20 if num_trials is None else min(20, max(5, num_trials // 4))
-        return BoundHyperOpt(space, seed, startup, self.gamma, self.candidates)
+        return BoundHyperOpt(self, space, seed, startup, rows)
+
+
+class _Level:
+    """What a model needs to know of the trials that have a score at one level, however many they are."""
+
+    def __init__(self) -> None:
+        self.finite = 0  # how many of the scores are finite
+        self.best: list[tuple[float, int]] = []  # (-score, trial) of the best, in their order; ties: the earlier report
+        self.latest: deque[int] = deque(maxlen=_WINDOW)
+
+    def add(self, trial: int, score: float) -> None:
+        self.latest.append(trial)
+        if math.isfinite(score):
+            self.finite += 1
+            insort(self.best, (-score, trial), key=itemgetter(0))
+            del self.best[_MOST_BETTER:]
 
 
 class BoundHyperOpt:
     """TPE at work for one study. The same seed and the same history give the same suggestion."""
 
-    def __init__(self, space: Space, seed: int, startup: int, gamma: float, candidates: int) -> None:
+    def __init__(self, spec: HyperOpt, space: Space, seed: int, startup: int, rows: Rows) -> None:
         self.preload: Callable[[], object] = _load_library
+        self._spec = spec
         self._space = space
         self._seed = seed
         self._startup = startup
-        self._gamma = gamma
-        self._candidates = candidates
-        self._rows: dict[int, Row] = {}  # trial -> (d,)
-        self._scores: dict[int, dict[int, float]] = {}  # level -> trial -> score, in the order of the reports
-        self._finite: Counter[int] = Counter()  # level -> how many of its scores are finite
+        self._rows = rows
+        self._levels: defaultdict[int, _Level] = defaultdict(_Level)
+        self._level: int | None = None  # on which the model is built; None: not enough is known
         self._silent: set[int] = set()  # trials that run and have no value at all
-        self._failed: list[int] = []
+        self._failed: deque[int] = deque(maxlen=_WINDOW)
 
     def prepare(self, trial: int) -> Suggestion:
-        level = self._level()
-        if level is None:
+        if self._level is None:
             return partial(draw, self._space.table, self._seed, trial)
-        trials, better = self._history(level)
+        level = self._levels[self._level]
+        count = math.ceil(self._spec.gamma * math.sqrt(level.finite))
+        better = {number for _, number in level.best[:count]}
+        trials = sorted(better.union(level.latest, self._failed, self._silent))
         return partial(
             _suggest,
             self._space.columns,
-            np.array([self._rows[t] for t in trials]),
-            np.array([t in better for t in trials]),
+            self._rows.take(trials),
+            np.array([number in better for number in trials]),
             Stream(self._seed, SUGGEST, trial).below(2**31),
-            self._candidates,
+            self._spec.candidates,
         )
 
     def slow(self, trial: int) -> bool:
-        return self._level() is not None
+        return self._level is not None
 
-    def started(self, trial: int, row: Row) -> None:
-        self._rows[trial] = row
+    def started(self, trial: int) -> None:
         self._silent.add(trial)
 
     def observe(self, trial: int, level: int, score: float) -> None:
         self._silent.discard(trial)
-        finite = math.isfinite(score)
-        self._scores.setdefault(level, {})[trial] = score if finite else -math.inf
-        self._finite[level] += finite
+        if self._level is not None and level < self._level:
+            return
+        self._levels[level].add(trial, score)
+        if self._levels[level].finite >= self._startup:
+            self._level = level
 
     def ended(self, trial: int, failed: bool) -> None:
         self._silent.discard(trial)
         if failed:
             self._failed.append(trial)
-
-    def _level(self) -> int | None:
-        """The level on which the model is built; None: not enough is known."""
-        return max((level for level, count in self._finite.items() if count >= self._startup), default=None)
-
-    def _history(self, level: int) -> tuple[list[int], set[int]]:
-        """The trials that the model knows, in the order of suggestion, and which of them are the better ones."""
-        scores = self._scores[level]
-        count = min(math.ceil(self._gamma * math.sqrt(self._finite[level])), _MOST_BETTER)
-        better = set(heapq.nlargest(count, scores, key=scores.__getitem__))  # ties: the earlier report
-        latest = islice(reversed(scores), _WINDOW)
-        return sorted({*better, *latest, *self._failed[-_WINDOW:], *self._silent}), better
 
 
 # hyperopt needs warnings silenced, which Python can only do for all threads at once: one suggestion at a time.

@@ -5,7 +5,7 @@ from functools import partial
 
 from asynctune._core import SAMPLE, Stream, Table
 from asynctune.searchers.base import Row, Searcher, Suggestion
-from asynctune.space import Space
+from asynctune.space import Rows, Space
 
 __all__ = ["BoundRandom", "Random", "draw"]
 
@@ -22,7 +22,7 @@ class Random(Searcher):
     Bergstra and Bengio, "Random search for hyper-parameter optimization", JMLR 13 (2012).
     """
 
-    def bind(self, *, space: Space, seed: int, num_trials: int | None) -> "BoundRandom":
+    def bind(self, *, space: Space, seed: int, num_trials: int | None, rows: Rows) -> "BoundRandom":
         return BoundRandom(space.table, seed)
 
 
@@ -41,7 +41,7 @@ class BoundRandom:
     def slow(self, trial: int) -> bool:
         return False
 
-    def started(self, trial: int, row: Row) -> None:
+    def started(self, trial: int) -> None:
         pass
 
     def observe(self, trial: int, level: int, score: float) -> None:
