@@ -6,10 +6,10 @@ READY := .venv/.ready
 PEERS := .venv-peers/bin/python
 PEERS_READY := .venv-peers/.ready
 CORE := build/.core
-BENCHMARKS := trials
+BENCHMARKS := trials memory scale
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all lint compile debug bench bench-peers clean
+.PHONY: demo test test-all lint compile debug sanitized asan fuzz bench bench-peers clean
 
 demo: $(CORE)  ## the four methods side by side on a small DCGAN, a few minutes; a second time it only summarises
 	$(PY) examples/gan/compare.py --out examples/gan/out --runs 16 --steps 150
@@ -28,9 +28,26 @@ lint: $(READY)
 compile: $(CORE)
 
 debug: $(READY)  ## the tests against a core with bounds checks, under asyncio's debug mode
-	rm -rf build
-	ASYNCTUNE_DEBUG=1 $(PY) setup.py --quiet build_ext --inplace
-	PYTHONASYNCIODEBUG=1 $(PY) -m pytest -m "not slow and not gpu"; status=$$?; rm -rf build; exit $$status
+	rm -rf build/debug
+	ASYNCTUNE_DEBUG=1 $(PY) setup.py --quiet build
+	PYTHONASYNCIODEBUG=1 PYTHONPATH=$(CURDIR)/build/debug/lib:$(CURDIR) $(PY) -P -m pytest -m "not slow and not gpu"
+
+sanitized: $(READY)
+	rm -rf build/asan
+	ASYNCTUNE_SANITIZE=1 $(PY) setup.py --quiet build
+
+# The sanitizers' runtime has to come first, and Python has to take its objects from malloc to have them watched. What CPython
+# keeps to its end would be reported as leaks; tests/test_limits.py looks for the core's.
+ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONMALLOC=malloc PYTHONPATH=$(CURDIR)/build/asan/lib:$(CURDIR) $(PY) -P
+
+asan: sanitized  ## the core's tests and a short fuzz under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(ASAN) -m pytest --capture=sys -m "not slow" $(wildcard $(patsubst %,tests/test_%.py,core schedulers population limits))
+	$(ASAN) -m tests.fuzz --seconds 20
+
+SECONDS ?= 600
+fuzz: sanitized  ## the array API under arguments that nobody should pass: SECONDS=600 long, from SEED on
+	$(ASAN) -m tests.fuzz --seconds $(SECONDS) $(SEED:%=--seed %)
 
 bench: $(CORE)  ## every budget measured, beside its floor; figures in build/bench (some ten minutes, on an idle machine)
 	for name in $(BENCHMARKS); do $(PY) bench/$$name.py --json build/bench/$$name.json || exit; done

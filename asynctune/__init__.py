@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asynctune.errors import JournalError as JournalError
     from asynctune.errors import RunFailed as RunFailed
     from asynctune.errors import TrialEnded as TrialEnded
+    from asynctune.population import Population as Population
     from asynctune.records import Action as Action
     from asynctune.records import TrialState as TrialState
     from asynctune.results import Result as Result
@@ -51,6 +52,7 @@ _WHERE = {
     "InvalidArgument": "errors",
     "JournalError": "errors",
     "PBT": "schedulers",
+    "Population": "population",
     "Random": "searchers",
     "Result": "results",
     "RunFailed": "errors",

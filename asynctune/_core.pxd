@@ -42,9 +42,14 @@ cdef inline uint64_t next_bits(Bits *stream) noexcept nogil:
     return mix(stream.key + stream.counter * 0x9E3779B97F4A7C15ULL)
 
 
+cdef inline double as_uniform(uint64_t bits) noexcept nogil:
+    """The upper 53 bits as a number in [0, 1), a multiple of 2^-53."""
+    return (bits >> 11) * (1.0 / 9007199254740992.0)
+
+
 cdef inline double next_uniform(Bits *stream) noexcept nogil:
-    """Uniform in [0, 1), a multiple of 2^-53."""
-    return (next_bits(stream) >> 11) * (1.0 / 9007199254740992.0)
+    """Uniform in [0, 1)."""
+    return as_uniform(next_bits(stream))
 
 
 cdef inline uint64_t next_below(Bits *stream, uint64_t n) noexcept nogil:
@@ -89,10 +94,12 @@ cdef class Table:
         Domain *columns             # (d,)
         tuple arguments             # what it was made of, for pickling
 
-    cdef void sample_row(self, double *row, Bits *stream) noexcept nogil
-    cdef void explore_row(
-        self, const double *row, double *new, Bits *stream, double resample_probability, double factor
+    cdef void sample_row(self, double *row, Py_ssize_t stride, Bits *stream) noexcept nogil
+    cdef void explore_rows(
+        self, const double *rows, double *new, Py_ssize_t stride, const int64_t *donors, const int64_t *members,
+        const uint64_t *keys, Py_ssize_t m, double resample_probability, double factor,
     ) noexcept nogil
+    cdef int check_values(self, double[:, ::1] values) except -1
 
 
 cdef struct Entry:       # one result; keys (score, arrival) are unique within an order
@@ -101,7 +108,7 @@ cdef struct Entry:       # one result; keys (score, arrival) are unique within a
     int32_t trial
 
 
-cdef struct Heap:        # a binary heap; which end of the order is at its root is up to the caller
+cdef struct Heap:        # of four children a node, as many as fill a cache line; which end of the order is at its root is up to the caller
     Entry *entries       # (capacity,)
     Py_ssize_t size
     Py_ssize_t capacity
@@ -122,9 +129,15 @@ cdef inline bint is_kept(const Split *split, const Entry entry) noexcept nogil:
     return split.kept.size > 0 and not before(split.kept.entries[0], entry)
 
 
+cdef enum:               # how a trial stands with a rung: the low two bits of its position
+    COMING               # on its way there, or to its bracket's first
+    HELD                 # recorded there, and not beyond
+    OFFERED              # and saved: it may be promoted
+
+
 cdef struct Rung:
     Split results        # everything ever recorded here
-    Heap waiting         # what waits here for its promotion, the best at the root
+    Heap waiting         # of the kept those OFFERED here, the best at the root; also some that were
     Py_ssize_t n         # how many results were recorded
     Py_ssize_t k         # how many of them are among the best
     int64_t short_of     # how many more results until there is one more
@@ -133,41 +146,62 @@ cdef struct Rung:
 cdef class Ladder:
     cdef:
         readonly bint promotion       # the type of ASHA: promotion, else stopping
+        bint minimize                 # whether smaller scores are better
         int64_t reduction_factor
-        Py_ssize_t top                # how many rungs there are
-        int64_t levels[64]            # (top,) the step at which each rung is due
-        Rung rungs[64]                # (top,)
-        uint8_t *position             # (capacity,) by trial: 2 r, on its way to rung r; 2 r + 1, held there; RETIRED
-        Entry *latest                 # (capacity,) by trial: its last result. Promotion only
+        Py_ssize_t top                # how many levels there are
+        int64_t levels[64]            # (top,) the step at which a rung is due
+        Py_ssize_t brackets
+        uint64_t weights[64]          # (brackets,) summed up: how often a trial is drawn into one up to this
+        uint64_t seed                 # of those draws
+        Rung *rungs                   # (brackets, top)
+        uint8_t *position             # (capacity,) by trial: 4 r + COMING, HELD or OFFERED at rung r; or RETIRED
+        Entry *latest                 # (capacity,) by trial: the result by which it is HELD. Promotion only
         Py_ssize_t capacity
+        bint working                  # a call is at work without the GIL
 
+    cdef int enter(self) except -1
     cdef int make_room(self, int64_t trial) except -1 nogil
+    cdef Py_ssize_t bracket(self, int64_t trial) noexcept nogil
+    cdef Rung *rung(self, int64_t trial, Py_ssize_t r) noexcept nogil
+    cdef Py_ssize_t coming(self, int64_t trial) noexcept nogil
     cdef bint among_best(self, Py_ssize_t r, Entry *entry) except -1 nogil
     cdef bint decide(self, int32_t trial, int64_t step, double score, Entry *entry) except -1 nogil
-    cdef int wait(self, int32_t trial, const Entry *entry) except -1 nogil
-    cdef void settle(self, Py_ssize_t r) noexcept nogil
-    cdef Py_ssize_t find(self) noexcept nogil
-
-
-cdef class Generation:
-    cdef:
-        Split best
-        Split worst           # the same results in reverse: keys (-score, -arrival)
-        Py_ssize_t n
-        list checkpoints      # (population,) by arrival: its name, or None
-        int64_t *steps        # (population,) by arrival: the step after which that was saved
-        bint ranked           # the kept of `best` are in their order
-
-    cdef bint able(self, Entry entry)
-    cdef tuple gift(self, Entry entry)
+    cdef int wait(self, int64_t trial, const Entry *entry) except -1 nogil
+    cdef void go_on(self, int64_t trial) noexcept nogil
+    cdef void settle(self, Rung *rung, Py_ssize_t r) noexcept nogil
+    cdef Rung *find(self) noexcept nogil
 
 
 cdef struct Member:
     Entry entry           # its last result
     int32_t recorded      # the depth of that result, in intervals
     int32_t passed        # the depth at which it was last decided on
-    bint waiting          # recorded, saved and not yet decided on
-    bint gone             # ended for good
+    int32_t place         # where it stands among those that wait at that depth
+    uint8_t waiting       # recorded, saved and not yet decided on
+    uint8_t gone          # ended for good
+
+
+cdef class Generation:
+    cdef:
+        readonly int32_t depth
+        Py_ssize_t n          # how many results were recorded
+        Split best
+        Split worst           # the same results in reverse: keys (-score, -arrival)
+        bint ranked           # the kept of `best` are in their order
+        list checkpoints      # (room,) by arrival: its name, or None
+        int64_t *steps        # (room,) by arrival: the step after which that was saved
+        Py_ssize_t room
+        int32_t *waiting      # (num_waiting,) members that wait here, in no order
+        Py_ssize_t num_waiting
+        Py_ssize_t capacity   # of `waiting`
+        Py_ssize_t decided    # how many have gone on from here
+        bint queued           # its depth is in the queue of Generations
+
+    cdef int keep(self, Py_ssize_t arrival, str checkpoint, int64_t step) except -1
+    cdef int join(self, Member *member) except -1
+    cdef void part(self, Member *members, Member *member) noexcept
+    cdef bint able(self, Entry entry)
+    cdef tuple gift(self, Entry entry)
 
 
 cdef class Generations:
@@ -177,13 +211,14 @@ cdef class Generations:
         double quantile_fraction
         uint64_t seed
         Member *members               # (population,)
-        Heap queue                    # who waits, the least trained at the root; keys (-depth - draw, trial)
         int32_t *arrived              # (depths + 2,) how many, not gone, have arrived at a depth and not beyond
         int32_t *passed               # (depths + 2,) how many, not gone, were last decided on at a depth
         Py_ssize_t depths
         Py_ssize_t least_arrived      # the least depth at which `arrived` is not 0
         Py_ssize_t least_passed
         dict generations              # depth -> Generation
+        Heap queue                    # the depths at which somebody waits, the least at the root; also some where nobody does
+        Generation first              # the one at the queue's root, or None
         list freed                    # checkpoints not needed any more
 
     cdef Member *member(self, int64_t trial) except NULL

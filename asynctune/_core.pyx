@@ -5,17 +5,17 @@ Nothing here knows what a trial's configuration means, and nothing is thread-saf
 """
 
 cimport cython
-from libc.math cimport INFINITY, NAN, ceil, exp, fabs, floor, isfinite, isnan, log, rint, sqrt
+from libc.math cimport INFINITY, NAN, ceil, copysign, exp, fabs, floor, isfinite, isnan, log, rint, sqrt
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy
 
 cdef extern from *:
     void prefetch "__builtin_prefetch" (const void *address) noexcept nogil
 
 import numpy as np
 
-from asynctune.errors import InvalidArgument
+from asynctune.errors import AsynctuneError, InvalidArgument
 
 
 # ---------------------------------------------------------------------------------------------- streams
@@ -65,13 +65,12 @@ cdef class Table:
     Raises InvalidArgument if a column breaks a rule.
     """
 
-    def __init__(self, kind, low, high, step, parent, branch):
+    def __cinit__(self, kind, low, high, step, parent, branch):
         dtypes = np.uint8, np.float64, np.float64, np.float64, np.int32, np.int32
         self.arguments = tuple(map(np.array, (kind, low, high, step, parent, branch), dtypes))
         self.size = len(self.arguments[0])
         if any(column.shape != (self.size,) for column in self.arguments):
             raise InvalidArgument(f"columns must have one length, got {[column.shape for column in self.arguments]}")
-        free(self.columns)
         self.columns = <Domain *> calloc(max(self.size, 1), sizeof(Domain))
         if not self.columns:
             raise MemoryError
@@ -111,6 +110,10 @@ cdef class Table:
                 c.first, c.last = ceil(c.low / c.step - 1e-9), floor(c.high / c.step + 1e-9)
                 if c.first > c.last:
                     raise InvalidArgument(f"column {j}: no multiple of {c.step} is in [{c.low}, {c.high}]")
+                if not c.last - c.first < 2.0**63:
+                    raise InvalidArgument(
+                        f"column {j}: fewer than 2^63 multiples of {c.step} may be in [{c.low}, {c.high}]"
+                    )
 
     def __dealloc__(self):
         free(self.columns)
@@ -121,33 +124,52 @@ cdef class Table:
     def __len__(self):
         return self.size
 
-    cdef void sample_row(self, double *row, Bits *stream) noexcept nogil:
-        # Each column draws from a stream of its own, so that a branch does not shift the draws of the columns after it.
+    cdef void sample_row(self, double *row, Py_ssize_t stride, Bits *stream) noexcept nogil:
+        """Draw row[0], row[stride], ..., a column after the other."""
         cdef uint64_t key = next_bits(stream)
         cdef Bits bits
         cdef Py_ssize_t j
         for j in range(self.size):
-            bits.key, bits.counter = absorb(key, j), 0
-            row[j] = draw(&self.columns[j], &bits) if active(&self.columns[j], row) else NAN
+            bits = column_stream(key, j)
+            row[j * stride] = draw(&self.columns[j], &bits) if active(&self.columns[j], row, stride) else NAN
 
-    cdef void explore_row(
-        self, const double *row, double *new, Bits *stream, double resample_probability, double factor
+    cdef void explore_rows(
+        self, const double *rows, double *new, Py_ssize_t stride, const int64_t *donors, const int64_t *members,
+        const uint64_t *keys, Py_ssize_t m, double resample_probability, double factor,
     ) noexcept nogil:
-        cdef uint64_t key = next_bits(stream)
-        cdef Bits bits
-        cdef Domain *domain
-        cdef Py_ssize_t j
+        """Make each member's row, that begins at new[member], of the row that begins at rows[donor].
+
+        Column by column: a column of a million members is small enough to stay in the cache, a table is not.
+        """
+        cdef double[2] factors = [1 / factor, factor]
+        cdef Py_ssize_t[256] redrawn  # of a block: which are drawn anew
+        cdef const double *column
+        cdef double *explored
+        cdef double x
+        cdef uint64_t bits
+        cdef Domain domain
+        cdef Bits stream
+        cdef Py_ssize_t begin, end, count, i, j
         for j in range(self.size):
-            domain = &self.columns[j]
-            bits.key, bits.counter = absorb(key, j), 0
-            if not active(domain, new):
-                new[j] = NAN
-            elif isnan(row[j]) or next_uniform(&bits) < resample_probability:
-                new[j] = draw(domain, &bits)
-            elif domain.kind == CHOICE:
-                new[j] = row[j]
-            else:
-                new[j] = perturb(domain, row[j], factor, &bits)
+            domain = self.columns[j]  # a copy, which no store below can change
+            column, explored = rows + j * stride, new + j * stride
+            for begin in range(0, m, 256):
+                count, end = 0, min(begin + 256, m)
+                for i in range(begin, end):
+                    if i + 64 < m:
+                        prefetch(&column[donors[i + 64]])  # donors come in any order
+                    if not active(&domain, &new[members[i]], stride):
+                        explored[members[i]] = NAN
+                        continue
+                    x = column[donors[i]]
+                    bits = absorb(keys[i], self.size + j)  # the words before that are for the columns' streams
+                    explored[members[i]] = perturb(&domain, x, factors, bits & 1)
+                    # In a loop of its own: nobody can guess which, and a branch guessed wrong costs as much as a draw.
+                    redrawn[count] = i
+                    count += isnan(x) | (as_uniform(bits) < resample_probability)
+                for i in redrawn[:count]:
+                    stream = column_stream(keys[i], j)
+                    explored[members[i]] = draw(&self.columns[j], &stream)
 
     def sample(self, Stream stream not None):
         """A row (d,) float64, every active column drawn from its domain.
@@ -158,11 +180,29 @@ cdef class Table:
         out = np.empty(self.size)
         cdef double[::1] row = out
         if self.size:
-            self.sample_row(&row[0], &stream.bits)
+            self.sample_row(&row[0], 1, &stream.bits)
         return out
 
+    def sample_many(self, double[:, ::1] values not None, seed, Py_ssize_t first, Py_ssize_t last):
+        """Draw the members first..last - 1 of a population in place, without the GIL.
+
+        values: (d, n) float64. Its column i becomes `sample(Stream(seed, SAMPLE, i))`. Calls for different members may
+        run side by side.
+        """
+        cdef uint64_t word = seed & 0xFFFFFFFFFFFFFFFF
+        cdef Py_ssize_t i
+        cdef Bits stream
+        self.check_values(values)
+        if not 0 <= first <= last <= values.shape[1]:
+            raise InvalidArgument(f"members must be in 0..{values.shape[1] - 1}, got {first}..{last - 1}")
+        if self.size:
+            with nogil:
+                for i in range(first, last):
+                    stream = keyed(word, SAMPLE, i, 0, 0)
+                    self.sample_row(&values[0, i], values.shape[1], &stream)
+
     def explore(
-        self, const double[::1] row, Stream stream not None, double resample_probability, double perturbation_factor
+        self, const double[::1] row not None, Stream stream not None, double resample_probability, double perturbation_factor
     ):
         """A new row (d,) float64 made of a row: the explore step of population-based training (Jaderberg et al., 2017).
 
@@ -172,20 +212,85 @@ cdef class Table:
         deviation) moves by (factor - 1) times that, up or down. ORDINAL goes to a neighbour. CHOICE has no near and far:
         it is drawn anew or stays what the weights were trained with; what a new branch switches on is drawn.
         """
+        cdef int64_t member = 0
+        cdef uint64_t key
         if row.shape[0] != self.size:
             raise InvalidArgument(f"row must have length {self.size}, got {row.shape[0]}")
-        if not perturbation_factor > 1:
-            raise InvalidArgument(f"perturbation_factor must be > 1, got {perturbation_factor!r}")
+        check_explore(resample_probability, perturbation_factor)
         out = np.empty(self.size)
         cdef double[::1] new = out
         if self.size:
-            self.explore_row(&row[0], &new[0], &stream.bits, resample_probability, perturbation_factor)
+            key = next_bits(&stream.bits)
+            self.explore_rows(
+                &row[0], &new[0], 1, &member, &member, &key, 1, resample_probability, perturbation_factor
+            )
         return out
 
+    def explore_many(
+        self, double[:, ::1] values not None, const int64_t[::1] donor not None, const int64_t[::1] members not None, seed,
+        int64_t step, double resample_probability, double perturbation_factor,
+    ):
+        """Explore (m,) members of a population in place, without the GIL.
 
-cdef inline bint active(const Domain *domain, const double *row) noexcept nogil:
+        values: (d, n) float64; donor: (n,). Column i of the values, for each i of members, becomes what `explore` with
+        Stream(seed, EXPLORE, i, 0, step) makes of column donor[i]. No member may be a donor; calls for different
+        members may run side by side.
+        """
+        cdef Py_ssize_t i, m = members.shape[0], n = values.shape[1]
+        cdef uint64_t word = seed & 0xFFFFFFFFFFFFFFFF
+        cdef Bits stream
+        self.check_values(values)
+        check_explore(resample_probability, perturbation_factor)
+        if donor.shape[0] != n:
+            raise InvalidArgument(f"donor must have length {n}, got {donor.shape[0]}")
+        check_indices("members", members, n)
+        cdef int64_t[::1] donors = np.take(donor, members)
+        check_indices("donors", donors, n)
+        cdef uint64_t[::1] keys = np.empty(m, dtype=np.uint64)
+        if m and self.size:
+            with nogil:
+                for i in range(m):
+                    stream = keyed(word, EXPLORE, members[i], 0, step)
+                    keys[i] = next_bits(&stream)
+                self.explore_rows(
+                    &values[0, 0], &values[0, 0], n, &donors[0], &members[0], &keys[0], m,
+                    resample_probability, perturbation_factor,
+                )
+
+    cdef int check_values(self, double[:, ::1] values) except -1:
+        if values.shape[0] != self.size:
+            raise InvalidArgument(f"values must have {self.size} rows, got {values.shape[0]}")
+        return 0
+
+
+cdef int check_explore(double resample_probability, double perturbation_factor) except -1:
+    if not 0 <= resample_probability <= 1:
+        raise InvalidArgument(f"resample_probability must be in [0, 1], got {resample_probability!r}")
+    if not 1 < perturbation_factor < INFINITY:
+        raise InvalidArgument(f"perturbation_factor must be > 1 and finite, got {perturbation_factor!r}")
+    return 0
+
+
+cdef int check_indices(str name, const int64_t[::1] indices, Py_ssize_t n) except -1:
+    cdef int64_t least = 0, most = 0
+    cdef Py_ssize_t i
+    for i in range(indices.shape[0]):
+        least, most = min(least, indices[i]), max(most, indices[i])
+    if indices.shape[0] and not 0 <= least <= most < n:
+        raise InvalidArgument(f"{name} must be in 0..{n - 1}, got {least if least < 0 else most}")
+    return 0
+
+
+cdef inline Bits column_stream(uint64_t key, Py_ssize_t j) noexcept nogil:
+    # Each column draws from a stream of its own, so that a branch does not shift the draws of the columns after it.
+    cdef Bits stream
+    stream.key, stream.counter = absorb(key, j), 0
+    return stream
+
+
+cdef inline bint active(const Domain *domain, const double *row, Py_ssize_t stride) noexcept nogil:
     # A parent that is not active is NaN, which equals no branch.
-    return domain.parent < 0 or row[domain.parent] == domain.branch
+    return domain.parent < 0 or row[domain.parent * stride] == domain.branch
 
 
 cdef inline double at(const Domain *domain, double k) noexcept nogil:
@@ -214,22 +319,23 @@ cdef double draw(const Domain *domain, Bits *stream) noexcept nogil:
     return value if domain.kind == NORMAL else min(max(value, domain.low), domain.high)
 
 
-cdef double perturb(const Domain *domain, double x, double factor, Bits *stream) noexcept nogil:
-    """A value moved by a factor, up or down with equal chance; on a grid by at least one step, at its end inwards."""
-    cdef bint up = next_uniform(stream) < 0.5
-    cdef double y, k, old
+cdef inline double perturb(const Domain *domain, double x, const double *factors, bint up) noexcept nogil:
+    """A value moved by factors[1], up, or factors[0], down; on a grid by at least one step, at its end inwards."""
+    cdef double y, k, old, direction
+    if domain.kind == CHOICE:
+        return x
     if domain.kind == ORDINAL:
-        y = x + 1 if up else x - 1
+        y = x + 2 * up - 1
     elif fabs(x) < domain.small:
         # A factor would never leave zero, nor change a sign.
-        y = x + domain.small * (factor - 1 if up else 1 - factor)
+        y = x + (2 * up - 1) * (factors[1] - 1) * domain.small
     else:
-        y = x * factor if up else x / factor
+        y = x * factors[up]
     if domain.step == 0:
         return y if domain.kind == NORMAL else min(max(y, domain.low), domain.high)
     old = min(max(rint(x / domain.step), domain.first), domain.last)
-    k = rint(y / domain.step)
-    k = max(k, old + 1) if y > x else min(k, old - 1)
+    direction = copysign(1, y - x)
+    k = old + direction * max(direction * (rint(y / domain.step) - old), 1)
     if k > domain.last and old == domain.last:
         k = old - 1
     elif k < domain.first and old == domain.first:
@@ -268,6 +374,97 @@ cdef double normal_quantile(double p) noexcept nogil:
     return -r if q < 0 else r
 
 
+# ---------------------------------------------------------------------------------------- whole populations
+
+
+def best(const double[::1] scores not None, double sign, Py_ssize_t k, double[::1] scratch not None):
+    """Who are the best k by (n,) scores, of those only who have a finite one: (<= k,) int64, ascending, in O(n).
+
+    sign: 1 if larger scores are better, -1 if smaller. NaN and infinities are the worst; ties go to the lower member.
+    k: in 1..n. scratch: (n,) float64, overwritten. Nearly all without the GIL.
+    """
+    cdef Py_ssize_t i, n = scores.shape[0], count = 0, ties
+    cdef double loss, edge
+    check_selection(scores, k, scratch)
+    with nogil:
+        fill_losses(scores, sign, scratch)
+    losses = np.asarray(scratch)
+    losses.partition(k - 1)
+    edge = losses[k - 1]
+    ties = np.count_nonzero(losses[:k] == edge) if isfinite(edge) else 0
+    out = np.empty(k + 1, dtype=np.int64)  # one place more, for what is written and not counted
+    cdef int64_t[::1] members = out
+    with nogil:
+        for i in range(n):
+            loss = as_loss(scores[i], sign)
+            members[min(count, k)] = i  # in bounds even if somebody changes the scores meanwhile
+            count += (loss < edge) | ((loss == edge) & (ties > 0))
+            ties -= loss == edge
+    return out[:min(count, k)]
+
+
+def worst(const double[::1] scores not None, double sign, Py_ssize_t k, double[::1] scratch not None):
+    """Who are the worst k by (n,) scores: (k,) int64, ascending, in O(n). Arguments as for `best`."""
+    cdef Py_ssize_t i, n = scores.shape[0], left = k, ties
+    cdef double loss, edge
+    check_selection(scores, k, scratch)
+    with nogil:
+        fill_losses(scores, sign, scratch)
+    losses = np.asarray(scratch)
+    losses.partition(n - k)
+    edge = losses[n - k]
+    ties = np.count_nonzero(losses[n - k:] == edge)
+    out = np.empty(k + 1, dtype=np.int64)
+    cdef int64_t[::1] members = out
+    with nogil:
+        for i in range(n - 1, -1, -1):  # of those tied at the edge the last
+            loss = as_loss(scores[i], sign)
+            members[max(left, 0)] = i
+            left -= (loss > edge) | ((loss == edge) & (ties > 0))
+            ties -= loss == edge
+    return out[1:]
+
+
+cdef int check_selection(const double[::1] scores, Py_ssize_t k, double[::1] scratch) except -1:
+    if not 1 <= k <= scores.shape[0]:
+        raise InvalidArgument(f"k must be in 1..{scores.shape[0]}, got {k}")
+    if scratch.shape[0] != scores.shape[0]:
+        raise InvalidArgument(f"scratch must have length {scores.shape[0]}, got {scratch.shape[0]}")
+    return 0
+
+
+cdef inline double as_loss(double score, double sign) noexcept nogil:
+    # The worst are the greatest: NumPy's vectorised quickselect is slow where many are tied for the least.
+    return -sign * score if isfinite(score) else INFINITY
+
+
+cdef void fill_losses(const double[::1] scores, double sign, double[::1] losses) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(scores.shape[0]):
+        losses[i] = as_loss(scores[i], sign)
+
+
+def draw_donors(
+    int64_t[::1] donor not None, const int64_t[::1] best not None, const int64_t[::1] members not None, seed, int64_t step
+):
+    """For each i of (m,) members donor[i], of (n,) int64, becomes one of the best, each as likely, without the GIL.
+
+    The draws are from Stream(seed, DONOR, i, 0, step). Calls for different members may run side by side.
+    """
+    cdef Py_ssize_t i
+    cdef uint64_t word = seed & 0xFFFFFFFFFFFFFFFF, n = best.shape[0]
+    cdef Bits stream
+    if n == 0:
+        raise InvalidArgument("best must have at least one member, got none")
+    check_indices("members", members, donor.shape[0])
+    with nogil:
+        for i in range(members.shape[0]):
+            stream = keyed(word, DONOR, members[i], 0, step)
+            donor[members[i]] = next_below(&stream, n)
+        for i in range(members.shape[0]):  # a loop so short that the processor has many of these loads on their way
+            donor[members[i]] = best[donor[members[i]]]
+
+
 # ----------------------------------------------------------------------------------------- order statistics
 
 
@@ -300,7 +497,7 @@ cdef inline void push(Heap *heap, const Entry entry, bint root) noexcept nogil:
     cdef Py_ssize_t i = heap.size, up
     heap.size += 1
     while i > 0:
-        up = (i - 1) >> 1
+        up = (i - 1) >> 2
         if not above(entry, entries[up], root):
             break
         entries[i] = entries[up]
@@ -311,16 +508,17 @@ cdef inline void push(Heap *heap, const Entry entry, bint root) noexcept nogil:
 cdef inline void replace(Heap *heap, const Entry entry, bint root) noexcept nogil:
     """Put an entry in the root's place, in a heap that is not empty."""
     cdef Entry *entries = heap.entries
-    cdef Py_ssize_t i = 0, down = 1, size = heap.size
+    cdef Py_ssize_t i = 0, down = 1, other, size = heap.size
     while down < size:
         # A branch, so that the processor guesses and runs ahead: at 10^6 entries a conditional move waits for memory.
-        if down + 1 < size and above(entries[down + 1], entries[down], root):
-            down += 1
+        for other in range(down + 1, min(down + 4, size)):
+            if above(entries[other], entries[down], root):
+                down = other
         if not above(entries[down], entry, root):
             break
         entries[i] = entries[down]
         i = down
-        down = 2 * i + 1
+        down = 4 * i + 1
     entries[i] = entry
 
 
@@ -331,23 +529,23 @@ cdef inline void pop(Heap *heap, bint root) noexcept nogil:
         replace(heap, heap.entries[heap.size], root)
 
 
-cdef inline bint insert(Split *split, const Entry entry, Py_ssize_t k) except -1 nogil:
-    """Add an entry to an order of which k are kept from now on, as many as before or one more. Return whether it is."""
-    cdef Entry moved
+cdef inline bint insert(Split *split, const Entry entry, Py_ssize_t k, Entry *entered) except -1 nogil:
+    """Add an entry to an order of which k are kept from now on, as many as before or one more.
+
+    Return whether one is kept that was not before: `entered`, this one or one of the others.
+    """
+    entered[0] = entry
     reserve(&split.kept)
     reserve(&split.others)
     if split.kept.size < k:
-        if split.others.size == 0 or before(entry, split.others.entries[0]):
-            push(&split.kept, entry, LAST)
-            return True
-        moved = split.others.entries[0]
-        replace(&split.others, entry, FIRST)
-        push(&split.kept, moved, LAST)
-        return False
+        if split.others.size and not before(entry, split.others.entries[0]):
+            entered[0] = split.others.entries[0]
+            replace(&split.others, entry, FIRST)
+        push(&split.kept, entered[0], LAST)
+        return True
     if k > 0 and before(entry, split.kept.entries[0]):
-        moved = split.kept.entries[0]
+        push(&split.others, split.kept.entries[0], FIRST)
         replace(&split.kept, entry, LAST)
-        push(&split.others, moved, FIRST)
         return True
     push(&split.others, entry, FIRST)
     return False
@@ -362,44 +560,61 @@ cdef void discard(Split *split) noexcept nogil:
 
 
 cdef enum:
-    RETIRED = 255  # the position of a trial that has ended
+    RETIRED = 255  # the position of a trial that has ended; rung 63 ends at 254
 
 
 @cython.final
 cdef class Ladder:
-    """The rungs of one bracket of asynchronous successive halving (Li et al., MLSys 2020): who goes on, O(log n) each.
+    """The rungs of asynchronous successive halving (Li et al., MLSys 2020) and its brackets: who goes on, O(log n) each.
 
-    levels: 1 to 64 increasing steps, the last of which completes a trial. reduction_factor: an integer >= 2.
+    levels: 1 to 64 increasing steps >= 1, the last of which completes a trial. reduction_factor: an integer >= 2.
     promotion: a trial waits at each rung until it is among the best n // reduction_factor of the n results there
     (Algorithm 2); else it goes on at once iff it is among the best max(1, n // reduction_factor), itself included.
+    minimize: smaller scores are better, else larger ones. weights: bracket j starts at rung j and compares its own trials
+    only; a trial is drawn into it, with `seed`, as often as its weight says.
 
-    Scores are oriented: larger is better; those that are not finite are the worst and never go on; ties go to the
-    earlier report. Trials are 0, 1, ... < 2^31 - 1. Raises InvalidArgument if an argument breaks a rule.
+    Scores that are not finite are the worst and never go on; ties go to the earlier report. Trials are 0, 1, ...
+    < 2^31 - 1. Raises InvalidArgument if an argument breaks a rule, and changes nothing then; AsynctuneError if another
+    thread's call is at work.
     """
 
-    def __cinit__(self):
-        memset(self.rungs, 0, sizeof(self.rungs))
-
-    def __init__(self, levels, int64_t reduction_factor, bint promotion=False):
-        if not 1 <= len(levels) <= 64 or any(a >= b for a, b in zip(levels, levels[1:])):
-            raise InvalidArgument(f"levels must be 1 to 64 increasing steps, got {levels!r}")
+    def __cinit__(
+        self, levels, int64_t reduction_factor, bint promotion=False, bint minimize=False, weights=(1,), seed=0
+    ):
+        if not 1 <= len(levels) <= 64 or levels[0] < 1 or any(a >= b for a, b in zip(levels, levels[1:])):
+            raise InvalidArgument(f"levels must be 1 to 64 increasing steps >= 1, got {levels!r}")
         if not 2 <= reduction_factor < INT32_MAX:
             raise InvalidArgument(f"reduction_factor must be in 2..2^31 - 2, got {reduction_factor}")
-        self.top = len(levels)
+        if not 1 <= len(weights) <= len(levels) or min(weights) < 1 or sum(weights) >= 2**64:
+            raise InvalidArgument(f"weights must be 1 to {len(levels)} integers >= 1, their sum < 2^64, got {weights!r}")
+        self.top, self.brackets = len(levels), len(weights)
         for r in range(self.top):
             self.levels[r] = levels[r]
-        self.reduction_factor = reduction_factor
-        self.promotion = promotion
+        for j in range(self.brackets):
+            self.weights[j] = sum(weights[:j + 1])
+        self.reduction_factor, self.promotion, self.minimize = reduction_factor, promotion, minimize
+        self.seed = seed & 0xFFFFFFFFFFFFFFFF
+        self.rungs = <Rung *> calloc(self.brackets * self.top, sizeof(Rung))
+        if not self.rungs:
+            raise MemoryError
 
     def __dealloc__(self):
-        cdef Py_ssize_t r
-        for r in range(64):
-            discard(&self.rungs[r].results)
-            free(self.rungs[r].waiting.entries)
+        cdef Py_ssize_t i
+        for i in range(self.brackets * self.top if self.rungs else 0):
+            discard(&self.rungs[i].results)
+            free(self.rungs[i].waiting.entries)
+        free(self.rungs)
         free(self.position)
         free(self.latest)
 
+    cdef int enter(self) except -1:
+        """Called first, with the GIL: no call may come upon the work of another, which may have let the GIL go."""
+        if self.working:
+            raise AsynctuneError("this object is at work in another thread; one thread at a time may call it")
+        return 0
+
     cdef int make_room(self, int64_t trial) except -1 nogil:
+        """Have arrays that reach to a trial. Ids are below 2^31 - 1 and count once at a rung, so that arrivals are too."""
         cdef Py_ssize_t capacity
         cdef void *grown
         if 0 <= trial < self.capacity:
@@ -413,18 +628,39 @@ cdef class Ladder:
             if not grown:
                 raise MemoryError
             self.latest = <Entry *> grown
-            memset(self.latest + self.capacity, 0, (capacity - self.capacity) * sizeof(Entry))
-        grown = realloc(self.position, capacity)
+        # calloc, since of fresh memory only what is touched is taken: one high id costs no more than many low ones.
+        grown = calloc(capacity, 1)
         if not grown:
             raise MemoryError
-        self.position = <uint8_t *> grown
-        memset(self.position + self.capacity, 0, capacity - self.capacity)
-        self.capacity = capacity
+        if self.capacity:
+            memcpy(grown, self.position, self.capacity)
+        free(self.position)
+        self.position, self.capacity = <uint8_t *> grown, capacity
         return 0
+
+    cdef Py_ssize_t bracket(self, int64_t trial) noexcept nogil:
+        """The bracket of a trial: drawn anew for each question, which takes less time than to look it up."""
+        cdef Py_ssize_t j = 0
+        cdef uint64_t drawn
+        cdef Bits bits
+        if self.brackets > 1:
+            bits = keyed(self.seed, BRACKET, trial, 0, 0)
+            drawn = next_below(&bits, self.weights[self.brackets - 1])
+            while drawn >= self.weights[j]:
+                j += 1
+        return j
+
+    cdef Rung *rung(self, int64_t trial, Py_ssize_t r) noexcept nogil:
+        return &self.rungs[self.bracket(trial) * self.top + r]
+
+    cdef Py_ssize_t coming(self, int64_t trial) noexcept nogil:
+        """The rung that a trial is on its way to or held at: from the beginning not below its bracket's first."""
+        return max(self.position[trial] >> 2, self.bracket(trial))
 
     cdef bint among_best(self, Py_ssize_t r, Entry *entry) except -1 nogil:
         """Record a result, setting its arrival. Return whether it is now among those that may go on from this rung."""
-        cdef Rung *rung = &self.rungs[r]
+        cdef Rung *rung = self.rung(entry.trial, r)
+        cdef Entry entered
         if rung.short_of == 0:
             # k = n // reduction_factor, with stopping at least 1: counted, since a division takes longer than the rest.
             rung.k = 0 if self.promotion else 1
@@ -435,72 +671,111 @@ cdef class Ladder:
         if rung.short_of == 0:
             rung.k += 1
             rung.short_of = self.reduction_factor
-        return insert(&rung.results, entry[0], rung.k) and entry.score > -INFINITY
+        if not insert(&rung.results, entry[0], rung.k, &entered) or entered.score == -INFINITY:
+            return False
+        if entered.arrival == entry.arrival:
+            return True
+        # Only the kept may wait. One that is displaced and comes back is there twice, which `settle` can bear.
+        if self.position[entered.trial] == 4 * r + OFFERED:
+            reserve(&rung.waiting)
+            push(&rung.waiting, entered, FIRST)
+        return False
 
     cdef bint decide(self, int32_t trial, int64_t step, double score, Entry *entry) except -1 nogil:
-        """Record a report where it is due, the lowest rung first. Return whether the trial goes on.
-
-        `entry` becomes the last result recorded; where none is, it is left alone.
-        """
-        cdef Py_ssize_t position = self.position[trial], r = position >> 1
+        """Record a report where it is due, the lowest rung first. Return whether that is anywhere: `entry` is the last."""
+        cdef Py_ssize_t r = self.coming(trial)
         cdef bint kept
-        if position == RETIRED:
+        if self.position[trial] == RETIRED:
             return False
-        if position & 1:
+        if self.position[trial] & 3:
             # Held at rung r. A report from beyond the next rung says that it went on all the same.
             if not self.promotion or r + 1 == self.top or step < self.levels[r + 1]:
                 return False
-            self.position[trial] = 2 * (r + 1)
-            self.settle(r)
+            self.go_on(trial)
             r += 1
-        while step >= self.levels[r]:
-            entry.score, entry.trial = score if isfinite(score) else -INFINITY, trial
+        if step < self.levels[r]:
+            return False
+        entry.score, entry.trial = -score if self.minimize else score, trial
+        if not isfinite(score):
+            entry.score = -INFINITY
+        while True:
             kept = self.among_best(r, entry)
             if r + 1 == self.top or not (step >= self.levels[r + 1] if self.promotion else kept):
-                self.position[trial] = 2 * r + 1
-                return False
+                self.position[trial] = 4 * r + HELD
+                return True
             r += 1
-            self.position[trial] = 2 * r
-        return True
+            self.position[trial] = 4 * r + COMING
+            if step < self.levels[r]:
+                return True
 
-    cdef int wait(self, int32_t trial, const Entry *entry) except -1 nogil:
-        """Have a trial wait with its last result, if it is held at a rung from which finite scores go on."""
-        cdef Py_ssize_t position = self.position[trial], r = position >> 1
-        if position != RETIRED and position & 1 and r + 1 < self.top and entry.score > -INFINITY:
-            reserve(&self.rungs[r].waiting)
-            push(&self.rungs[r].waiting, entry[0], FIRST)
+    cdef int wait(self, int64_t trial, const Entry *entry) except -1 nogil:
+        """A trial is saved: if it is held at a rung, by `entry`, it is offered there, and waits if that is kept."""
+        cdef Py_ssize_t r = self.position[trial] >> 2
+        cdef Rung *rung
+        if self.position[trial] & 3 != HELD:
+            return 0
+        self.position[trial] = 4 * r + OFFERED
+        rung = self.rung(trial, r)
+        if r + 1 < self.top and is_kept(&rung.results, entry[0]) and entry.score > -INFINITY:
+            reserve(&rung.waiting)
+            push(&rung.waiting, entry[0], FIRST)
         return 0
 
-    cdef void settle(self, Py_ssize_t r) noexcept nogil:
-        """Have a trial that really waits at the root, or none."""
-        cdef Heap *waiting = &self.rungs[r].waiting
-        while waiting.size and self.position[waiting.entries[0].trial] != 2 * r + 1:
-            pop(waiting, FIRST)
+    cdef void go_on(self, int64_t trial) noexcept nogil:
+        """Send a trial that is held on to the next rung."""
+        cdef Py_ssize_t r = self.position[trial] >> 2
+        self.position[trial] = 4 * (r + 1) + COMING
+        self.settle(self.rung(trial, r), r)
 
-    cdef Py_ssize_t find(self) noexcept nogil:
-        """The highest rung from which a trial may be promoted, or -1."""
-        cdef Py_ssize_t r
+    cdef void settle(self, Rung *rung, Py_ssize_t r) noexcept nogil:
+        """Have a trial that is really offered at rung r at the root of those that wait there, or none."""
+        while rung.waiting.size and self.position[rung.waiting.entries[0].trial] != 4 * r + OFFERED:
+            pop(&rung.waiting, FIRST)
+
+    cdef Rung *find(self) noexcept nogil:
+        """The rung from which a trial may be promoted, the one at the root of `waiting`, or NULL.
+
+        The highest level goes first, then the lowest bracket.
+        """
+        cdef Py_ssize_t r, j
         cdef Rung *rung
         for r in range(self.top - 2, -1, -1):
-            rung = &self.rungs[r]
-            if rung.waiting.size and is_kept(&rung.results, rung.waiting.entries[0]):
-                return r
-        return -1
+            for j in range(min(self.brackets, r + 1)):
+                rung = &self.rungs[j * self.top + r]
+                if rung.waiting.size and is_kept(&rung.results, rung.waiting.entries[0]):
+                    return rung
+        return NULL
 
     def report(self, int64_t trial, int64_t step, double score):
-        """Record a trial's score after a step. Return whether it goes on; else it stops, waits or is through.
+        """Record a trial's score after a step. Return in one integer where that leaves it.
 
         It is recorded at every rung that it has reached since its last report, the lowest first. Failing at one ends
         that; with promotion it counts as promoted at all but the highest. A rung that has its result is left alone.
-        """
-        cdef Entry unused
-        self.make_room(trial)
-        return self.decide(trial, step, score, &self.latest[trial] if self.promotion else &unused)
 
-    def report_many(self, const int64_t[::1] trials, const int64_t[::1] steps, const double[::1] scores):
+        The integer is 2 * (before * (len(levels) + 1) + now) + (1 if it goes on, else 0), where `before` and `now` count the
+        levels that it has behind it, those below its bracket included; 0 if it is retired.
+        """
+        cdef Entry entry
+        cdef Py_ssize_t before, now
+        self.enter()
+        if step < 1:
+            raise InvalidArgument(f"step must be >= 1, got {step}")
+        self.make_room(trial)
+        if self.position[trial] == RETIRED:
+            return 0
+        before = self.coming(trial) + (self.position[trial] & 3 != COMING)
+        if self.decide(trial, step, score, &entry) and self.promotion:
+            self.latest[trial] = entry
+        now = self.coming(trial) + (self.position[trial] & 3 != COMING)
+        return 2 * (before * (self.top + 1) + now) + (self.position[trial] & 3 == COMING)
+
+    def report_many(
+        self, const int64_t[::1] trials not None, const int64_t[::1] steps not None, const double[::1] scores not None
+    ):
         """Report (m,) scores in array order, `offer` included, without the GIL. Return (m,) bool: who goes on."""
         cdef Py_ssize_t i, m = trials.shape[0]
-        cdef int64_t least = 0, most = 0
+        cdef int64_t trial, least = 0, most = 0, first = 1
+        cdef bint recorded
         cdef Entry entry
         if steps.shape[0] != m or scores.shape[0] != m:
             raise InvalidArgument(
@@ -508,87 +783,104 @@ cdef class Ladder:
             )
         out = np.empty(m, dtype=np.bool_)
         cdef uint8_t[::1] going = out.view(np.uint8)
-        with nogil:
-            for i in range(m):
-                least, most = min(least, trials[i]), max(most, trials[i])
-            self.make_room(least)
-            self.make_room(most)
-            for i in range(m):
-                if i + 8 < m:
-                    prefetch(&self.position[trials[i + 8]])  # trials come in any order
-                entry.score = -INFINITY
-                going[i] = self.decide(<int32_t> trials[i], steps[i], scores[i], &entry)
-                if self.promotion and entry.score > -INFINITY:
-                    self.wait(entry.trial, &entry)
+        self.enter()
+        self.working = True
+        try:
+            with nogil:
+                for i in range(m):
+                    least, most, first = min(least, trials[i]), max(most, trials[i]), min(first, steps[i])
+                if first < 1:
+                    with gil:
+                        raise InvalidArgument(f"steps must be >= 1, got {first}")
+                self.make_room(least)
+                self.make_room(most)
+                for i in range(m):
+                    if i + 8 < m:
+                        prefetch(&self.position[trials[i + 8]])  # trials come in any order
+                    trial = trials[i]
+                    self.make_room(trial)  # once more, in case somebody has changed the array
+                    recorded = self.decide(<int32_t> trial, steps[i], scores[i], &entry)
+                    going[i] = self.position[trial] & 3 == COMING
+                    if self.promotion:
+                        self.wait(trial, &entry if recorded else &self.latest[trial])
+        finally:
+            self.working = False
         return out
 
     def offer(self, int64_t trial):
         """The trial is saved and waits: it may be promoted from here on, if it is held at a rung below the last."""
+        self.enter()
         self.make_room(trial)
         if self.promotion:
             self.wait(trial, &self.latest[trial])
 
     def promotable(self):
-        """The trial that may be promoted now: from the highest rung, there the best. None: there is none."""
-        cdef Py_ssize_t r = self.find()
-        return None if r < 0 else self.rungs[r].waiting.entries[0].trial
+        """The trial that may be promoted now, from the highest rung the best, and the step of its next rung; or None."""
+        self.enter()
+        cdef Rung *rung = self.find()
+        if not rung:
+            return None
+        trial = rung.waiting.entries[0].trial
+        return trial, self.levels[(self.position[trial] >> 2) + 1]
 
     def promote(self, int64_t trial):
         """Let a trial go on from the rung at which it waits."""
+        self.enter()
         self.make_room(trial)
-        cdef Py_ssize_t position = self.position[trial], r = position >> 1
-        if not self.promotion or position == RETIRED or not position & 1 or r + 1 == self.top:
+        cdef Py_ssize_t position = self.position[trial]
+        if not self.promotion or position & 3 == COMING or position == RETIRED or (position >> 2) + 1 == self.top:
             raise InvalidArgument(f"trial {trial} must wait at a rung below the last")
-        self.position[trial] = 2 * (r + 1)
-        self.settle(r)
+        self.go_on(trial)
 
     def promote_many(self, Py_ssize_t count):
         """Promote up to `count` trials. Return their ids, (<= count,) int64, in the order in which they were found."""
         if count < 0:
             raise InvalidArgument(f"count must be >= 0, got {count}")
+        count = min(count, self.capacity)
         out = np.empty(count, dtype=np.int64)
         cdef int64_t[::1] promoted = out
-        cdef Py_ssize_t i = 0, r
+        cdef Py_ssize_t i = 0
+        cdef Rung *rung
+        self.enter()
+        self.working = True
         with nogil:
             while i < count:
-                r = self.find()
-                if r < 0:
+                rung = self.find()
+                if not rung:
                     break
-                promoted[i] = self.rungs[r].waiting.entries[0].trial
-                self.position[promoted[i]] = 2 * (r + 1)
-                self.settle(r)
+                promoted[i] = rung.waiting.entries[0].trial
+                self.go_on(promoted[i])
                 i += 1
+        self.working = False
         return out[:i]
 
     def retire(self, int64_t trial, bint failed=False):
         """The trial has ended: it counts where it is recorded, and is not promoted any more.
 
-        If it failed on its way to a rung, it is recorded there as the worst: return that rung, else None.
+        If it failed on its way to a rung, it is recorded there as the worst: return the step of that rung, else None.
         """
+        self.enter()
         self.make_room(trial)
-        cdef Py_ssize_t position = self.position[trial], r = position >> 1
+        cdef Py_ssize_t r = self.coming(trial)
+        cdef uint8_t position = self.position[trial]
+        cdef Entry worst
+        self.position[trial] = RETIRED
         if position == RETIRED:
             return None
-        cdef Entry worst
-        if failed and not position & 1:
-            worst.score, worst.trial = -INFINITY, trial
-            self.among_best(r, &worst)
-        self.position[trial] = RETIRED
-        if position & 1:
-            self.settle(r)
+        if position & 3 != COMING:
+            self.settle(self.rung(trial, r), r)
             return None
-        return r if failed else None
-
-    def recorded(self, int64_t trial):
-        """At how many rungs the trial is recorded; 0 once it is retired."""
-        self.make_room(trial)
-        cdef Py_ssize_t position = self.position[trial]
-        return 0 if position == RETIRED else (position + 1) >> 1
+        if not failed:
+            return None
+        worst.score, worst.trial = -INFINITY, trial
+        self.among_best(r, &worst)
+        return self.levels[r]
 
     def due(self, int64_t trial):
         """The step of the rung that the trial is on its way to, or held at."""
+        self.enter()
         self.make_room(trial)
-        return self.levels[min(self.position[trial] >> 1, self.top - 1)]
+        return self.levels[min(self.coming(trial), self.top - 1)]
 
 
 # ----------------------------------------------------------------------------------- population-based training
@@ -606,23 +898,63 @@ cdef Entry reversed_entry(Entry entry) noexcept nogil:
 
 @cython.final
 cdef class Generation:
-    """What was recorded at one depth: the best and the worst k of n, and their checkpoints."""
+    """What was recorded at one depth: the best and the worst k of n, their checkpoints, and who waits there.
 
-    def __cinit__(self, Py_ssize_t population):
+    All of it grows as members arrive: with stragglers many depths are alive, and most of them hold few members.
+    """
+
+    def __cinit__(self, int32_t depth):
         # Arrays, and not a dict or tuples: a garbage collector that walks through a million of them stops the world.
-        self.checkpoints = [None] * population
-        self.steps = <int64_t *> calloc(population, sizeof(int64_t))
-        if not self.steps:
-            raise MemoryError
+        self.depth, self.checkpoints = depth, []
 
     def __dealloc__(self):
         free(self.steps)
+        free(self.waiting)
         discard(&self.best)
         discard(&self.worst)
 
+    cdef int keep(self, Py_ssize_t arrival, str checkpoint, int64_t step) except -1:
+        """Note under which name, and after which step, a result's member was saved."""
+        cdef Py_ssize_t room
+        cdef void *grown
+        if arrival >= self.room:
+            room = max(2 * self.room, arrival + 1, 16)
+            grown = realloc(self.steps, room * sizeof(int64_t))
+            if not grown:
+                raise MemoryError
+            self.steps = <int64_t *> grown
+            self.checkpoints.extend([None] * (room - self.room))
+            self.room = room
+        self.checkpoints[arrival], self.steps[arrival] = checkpoint, step
+        return 0
+
+    cdef int join(self, Member *member) except -1:
+        """Have a member wait here."""
+        cdef Py_ssize_t capacity
+        cdef void *grown
+        if self.num_waiting == self.capacity:
+            capacity = max(2 * self.capacity, 16)
+            grown = realloc(self.waiting, capacity * sizeof(int32_t))
+            if not grown:
+                raise MemoryError
+            self.waiting, self.capacity = <int32_t *> grown, capacity
+        self.waiting[self.num_waiting] = member.entry.trial
+        member.place, member.waiting = self.num_waiting, True
+        self.num_waiting += 1
+        return 0
+
+    cdef void part(self, Member *members, Member *member) noexcept:
+        """A member waits no more; the last in the row takes its place."""
+        self.num_waiting -= 1
+        cdef int32_t last = self.waiting[self.num_waiting]
+        self.waiting[member.place], members[last].place = last, member.place
+        member.waiting = False
+
     cdef bint able(self, Entry entry):
         """Whether a member can give: its score is finite, and it is saved."""
-        return entry.score > -INFINITY and self.checkpoints[entry.arrival] is not None
+        if entry.score == -INFINITY or entry.arrival >= self.room:
+            return False
+        return self.checkpoints[entry.arrival] is not None
 
     cdef tuple gift(self, Entry entry):
         return entry.trial, self.checkpoints[entry.arrival], self.steps[entry.arrival], entry.score
@@ -630,7 +962,9 @@ cdef class Generation:
 
 @cython.final
 cdef class Generations:
-    """Truncation selection among members compared at equal depth (Jaderberg et al., 2017): O(log n) per decision.
+    """Truncation selection among members compared at equal depth (Jaderberg et al., 2017).
+
+    O(log n) for a record, O(1) for the rest, but for one sort of the best at a barrier.
 
     population: members are 0..population - 1. depths: how many intervals there are to decide at, 1..depths.
     quantile_fraction: in [0, 0.5]; of the n results at a depth, k = min(n // 2, max(1, floor(quantile_fraction n))) are
@@ -642,15 +976,13 @@ cdef class Generations:
     `advance`. Or `leave`. Scores are oriented: larger is better. Raises InvalidArgument if an argument breaks a rule.
     """
 
-    def __init__(self, int64_t population, int64_t depths, double quantile_fraction, seed, bint barrier):
+    def __cinit__(self, int64_t population, int64_t depths, double quantile_fraction, seed, bint barrier):
         if not 1 <= population < INT32_MAX:
             raise InvalidArgument(f"population must be in 1..2^31 - 2, got {population}")
         if not 0 <= depths < INT32_MAX - 1:
             raise InvalidArgument(f"depths must be in 0..2^31 - 3, got {depths}")
         if not 0 <= quantile_fraction <= 0.5:
             raise InvalidArgument(f"quantile_fraction must be in [0, 0.5], got {quantile_fraction!r}")
-        if self.members:
-            raise InvalidArgument("generations are made once")
         self.population, self.depths = population, depths
         self.quantile_fraction, self.seed, self.barrier = quantile_fraction, seed & 0xFFFFFFFFFFFFFFFF, barrier
         self.members = <Member *> calloc(population, sizeof(Member))
@@ -679,20 +1011,26 @@ cdef class Generations:
         return member
 
     cdef Generation generation(self, int32_t depth):
+        if self.first is not None and self.first.depth == depth:
+            return self.first
         generation = self.generations.get(depth)
         if generation is None:
-            generation = self.generations[depth] = Generation(self.population)
+            generation = self.generations[depth] = Generation(depth)
         return <Generation> generation
 
     cdef int move_up(self) except -1:
-        """After a change: have a member that really waits at the queue's root, and free what everyone has passed."""
+        """After a change: have a depth at which somebody waits at the queue's root, and free what everyone has passed."""
         cdef Generation generation
-        cdef Entry first
-        while self.queue.size:
-            first = self.queue.entries[0]
-            if self.members[first.trial].waiting and self.members[first.trial].recorded == <int32_t> -first.score:
-                break
-            pop(&self.queue, FIRST)
+        if self.first is None or self.first.num_waiting == 0:
+            self.first = None
+            while self.queue.size:
+                generation = self.generations.get(self.queue.entries[0].trial)
+                if generation is not None and generation.num_waiting:
+                    self.first = generation
+                    break
+                pop(&self.queue, FIRST)
+                if generation is not None:
+                    generation.queued = False
         while self.least_arrived <= self.depths and self.arrived[self.least_arrived] == 0:
             self.least_arrived += 1
         while self.least_passed <= self.depths and self.passed[self.least_passed] == 0:
@@ -707,6 +1045,7 @@ cdef class Generations:
         cdef Member *member = self.member(trial)
         cdef Generation generation
         cdef Py_ssize_t k
+        cdef Entry entered
         if not 1 <= depth <= self.depths:
             raise InvalidArgument(f"depth must be in 1..{self.depths}, got {depth}")
         if member.gone or member.waiting or depth <= member.recorded:
@@ -716,34 +1055,33 @@ cdef class Generations:
         member.entry.score = score if isfinite(score) else -INFINITY
         member.entry.arrival = trial if self.barrier else generation.n
         member.entry.trial = trial
-        insert(&generation.best, member.entry, k)
-        insert(&generation.worst, reversed_entry(member.entry), k)
+        insert(&generation.best, member.entry, k, &entered)
+        insert(&generation.worst, reversed_entry(member.entry), k, &entered)
         generation.n += 1
         generation.ranked = False
         member.recorded = depth
         return True
 
-    def save(self, int64_t trial, int64_t step, checkpoint):
+    def save(self, int64_t trial, int64_t step, str checkpoint):
         """The member paused, saved after `step` under a name or not (None). If undecided, it waits for its turn."""
         cdef Member *member = self.member(trial)
         cdef Generation generation
-        cdef Entry turn
-        cdef Bits draw
+        cdef Entry depth
         if member.gone or member.waiting or member.recorded == member.passed:
             if checkpoint is not None:
                 self.freed.append(checkpoint)
             return
+        generation = self.generation(member.recorded)
         if checkpoint is not None:
-            generation = self.generation(member.recorded)
-            generation.checkpoints[member.entry.arrival] = checkpoint
-            generation.steps[member.entry.arrival] = step
-        reserve(&self.queue)
-        draw = keyed(self.seed, ORDER, trial, 0, member.recorded)
-        # Shrunk by so little that depth + draw never rounds to the next depth.
-        turn.score = -(member.recorded + next_uniform(&draw) * (1 - 1.0 / 1048576))
-        turn.arrival, turn.trial = trial, trial
-        push(&self.queue, turn, FIRST)
-        member.waiting = True
+            generation.keep(member.entry.arrival, checkpoint, step)
+        generation.join(member)
+        if not generation.queued:
+            reserve(&self.queue)
+            depth.score, depth.arrival, depth.trial = -member.recorded, 0, member.recorded
+            push(&self.queue, depth, FIRST)
+            generation.queued = True
+            if self.first is not None and generation.depth < self.first.depth:
+                self.first = generation
         self.arrived[member.passed] -= 1
         self.arrived[member.recorded] += 1
         self.move_up()
@@ -758,16 +1096,18 @@ cdef class Generations:
         return self.member(trial).passed
 
     def next(self, warm=None):
-        """The member whose turn it is, or None: the least trained, of equals `warm`, else as drawn for that depth."""
-        cdef Member *first
-        if self.queue.size == 0:
+        """The member whose turn it is, or None: the least trained, of equals `warm`, else one drawn among those that wait."""
+        cdef Generation first = self.first
+        cdef Member *member
+        cdef Bits bits
+        if first is None or self.barrier and self.least_arrived < first.depth:
             return None
-        first = &self.members[self.queue.entries[0].trial]
-        if self.barrier and self.least_arrived < first.recorded:
-            return None
-        if warm is not None and self.member(warm).waiting and self.member(warm).recorded == first.recorded:
-            return warm
-        return first.entry.trial
+        if warm is not None:
+            member = self.member(warm)
+            if member.waiting and member.recorded == first.depth:
+                return warm
+        bits = keyed(self.seed, ORDER, first.decided, 0, first.depth)
+        return first.waiting[next_below(&bits, first.num_waiting)]
 
     def donor(self, int64_t trial):
         """From whom a waiting member takes over: None, or (donor, checkpoint, its step, its score).
@@ -796,10 +1136,12 @@ cdef class Generations:
     def advance(self, int64_t trial):
         """The waiting member goes on, decided on."""
         cdef Member *member = self.waiting(trial)
+        cdef Generation generation = self.generation(member.recorded)
+        generation.part(self.members, member)
+        generation.decided += 1
         self.passed[member.passed] -= 1
         self.passed[member.recorded] += 1
         member.passed = member.recorded
-        member.waiting = False
         self.move_up()
 
     def leave(self, int64_t trial):
@@ -809,7 +1151,9 @@ cdef class Generations:
             return
         self.arrived[member.recorded if member.waiting else member.passed] -= 1
         self.passed[member.passed] -= 1
-        member.gone, member.waiting = True, False
+        member.gone = True
+        if member.waiting:
+            self.generation(member.recorded).part(self.members, member)
         self.move_up()
 
     def released(self):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from asynctune._core import SEED, Stream
 from asynctune.errors import AsynctuneError, InvalidArgument, check_integer
@@ -112,6 +113,13 @@ class _Trial(msgspec.Struct, gc=False):
     failures: int = 0
 
 
+class _Left(msgspec.Struct, gc=False):
+    """A segment that an exploit has ended."""
+
+    row: bytes  # (d,) float64
+    checkpoint: str  # its last one
+
+
 class Study:
     """One run's state: its trials, its scheduler, its searcher.
 
@@ -178,9 +186,8 @@ class Study:
         self._counts = [0] * len(TrialState)
         # Checkpoint -> how many restart points, triples and best trials refer to it, where that is more than one.
         self._references: dict[str, int] = {}
-        # "trial-segment" -> the row (d,) of a segment that an exploit has ended, and the segment's last checkpoint: while
-        # that is there, the trial may be the donor of somebody who is behind.
-        self._left_rows: dict[str, tuple[Row, str]] = {}
+        # "trial-segment" -> that segment, as long as its last checkpoint is there: somebody behind may take over from it.
+        self._left: dict[str, _Left] = {}
         self._unneeded: list[str] = []  # checkpoints that the scheduler has let go of, still to be taken off the books
         self._best: int | None = None
         self._kept: int | None = None  # the best so far of which the checkpoint is there
@@ -471,7 +478,7 @@ class Study:
         if record.donor is None:
             return []
         assert record.config is not None and record.checkpoint is not None and trial.checkpoint is not None
-        self._left_rows[f"{record.trial}-{trial.segment}"] = self._rows[record.trial], trial.checkpoint
+        self._left[f"{record.trial}-{trial.segment}"] = _Left(self._rows[record.trial].tobytes(), trial.checkpoint)
         self._rows[record.trial] = self.space.encode(record.config)
         self._values[record.trial] = self._sign * resumption.score
         trial.segment, trial.step = record.segment, record.step
@@ -625,14 +632,14 @@ class Study:
         if references:
             return []
         segment = _segment_of(checkpoint)
-        if segment in self._left_rows and self._left_rows[segment][1] == checkpoint:
-            del self._left_rows[segment]
+        if segment in self._left and self._left[segment].checkpoint == checkpoint:
+            del self._left[segment]
         return [Release(checkpoint)]
 
     def _trained_with(self, checkpoint: str, donor: int) -> Row:
         """The row (d,) that a donor's checkpoint was trained with: the donor itself may have taken over another since."""
-        left = self._left_rows.get(_segment_of(checkpoint))
-        return self._rows[donor] if left is None else left[0]
+        left = self._left.get(_segment_of(checkpoint))
+        return self._rows[donor] if left is None else np.frombuffer(left.row)
 
     def _close(self, time: float) -> list[Effect]:
         """When nothing runs and nothing can start, what is still paused comes to its end, one trial after the other."""

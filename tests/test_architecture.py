@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "asynctune"
 LAYERS = [
     ["errors", "_core"],
     ["_wire", "space", "records"],
-    ["worker", "searchers", "slots"],
+    ["worker", "searchers", "slots", "population"],
     ["schedulers", "processes", "advisor", "journal", "results"],
     ["study", "progress"],
     ["engine", "tuner"],

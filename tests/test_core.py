@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -30,8 +31,12 @@ from asynctune._core import (
     Ladder,
     Stream,
     Table,
+    best,
+    draw_donors,
+    worst,
 )
 from asynctune.errors import InvalidArgument
+from tests import reference
 
 Row = npt.NDArray[np.float64]
 
@@ -321,6 +326,25 @@ def test_resampling_is_rarer_than_asked_for() -> None:
     assert abs(kept / 4000 - 0.75) < 0.025
 
 
+def test_direction_depends_on_the_resample_test() -> None:
+    n = 20_000
+    for p in (0.1, 0.5, 0.9):
+        values = np.array(explored(one(LOG, 1e-6, 1e6), 1.0, n, p))
+        up, down = (np.isclose(values, value) for value in (1.2, 1 / 1.2))
+        kept = np.count_nonzero(up | down)
+        assert abs(kept - (1 - p) * n) < 4 * math.sqrt(p * (1 - p) * n)
+        assert abs(np.count_nonzero(up) - kept / 2) < 2 * math.sqrt(kept)
+
+
+def test_columns_move_together() -> None:
+    d, n = 4, 5000
+    table = Table([LINEAR] * d, [1] * d, [2] * d, [0] * d, [-1] * d, [0] * d)
+    rows = np.array([table.explore(np.full(d, 1.5), Stream(0, EXPLORE, trial), 0.5, 1.2) for trial in range(n)])
+    for what in (rows > 1.5, np.isin(rows, (1.5 * 1.2, 1.5 / 1.2)), rows):
+        correlation = np.corrcoef(what.astype(float), rowvar=False)
+        assert np.abs(correlation - np.eye(d)).max() < 4.5 / math.sqrt(n)
+
+
 def test_explore_changes_the_donors_row() -> None:
     row = np.array([0.5])
     table = one(LINEAR, 0, 1)
@@ -332,6 +356,95 @@ def test_explore_changes_the_donors_row() -> None:
         table.explore(np.zeros(2), Stream(0, EXPLORE), 0.5, 1.2)
     with pytest.raises(InvalidArgument, match="perturbation_factor must be > 1"):
         table.explore(row, Stream(0, EXPLORE), 0.5, 1.0)
+
+
+# Whole populations.
+
+ALL_KINDS = Table(
+    [CHOICE, CHOICE, LINEAR, LOG, LINEAR, NORMAL, ORDINAL, LOG, LINEAR],
+    [0, 0, 0, 1e-3, -1, 0, 0, 1, -3],
+    [2, 1, 1, 10, 1, 2, 4, 100, 9],
+    [0, 0, 0, 0, 0.25, 0, 0, 1, 1],
+    [-1, 0, 1, 0, -1, -1, 0, -1, -1],
+    [0, 0, 1, 1, 0, 0, 1, 0, 0],
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 700), st.integers(0, 2**64 - 1), st.integers(0, 9), st.sampled_from([0.0, 0.25, 1.0]), st.data())
+def test_many_are_not_sampled_and_explored_as_one_is(
+    n: int, seed: int, step: int, p: float, data: st.DataObject
+) -> None:
+    values = np.full((len(ALL_KINDS), n), math.inf)
+    for first, last in pairwise([0, n // 3, n]):
+        ALL_KINDS.sample_many(values, seed, first, last)
+    rows = values.T.copy()
+    some = data.draw(st.lists(st.integers(0, n - 1), max_size=5))
+    for i in some:
+        assert np.array_equal(rows[i], ALL_KINDS.sample(Stream(seed, SAMPLE, i)), equal_nan=True)
+    giving, taking = np.split(np.random.default_rng(seed).permutation(n), [max(1, n // 3)])
+    donor = np.arange(n)
+    donor[taking] = giving[taking % len(giving)]
+    ALL_KINDS.explore_many(values, donor, taking, seed, step, p, 1.3)
+    for i in range(n):
+        stream = Stream(seed, EXPLORE, i, 0, step)
+        new = rows[i] if donor[i] == i else ALL_KINDS.explore(rows[donor[i]], stream, p, 1.3)
+        assert np.array_equal(values[:, i], new, equal_nan=True)
+
+
+SCORES = st.one_of(st.sampled_from([0.0, -0.0, 1.0, 2.0, math.nan, math.inf, -math.inf]), st.floats())
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(SCORES, min_size=2, max_size=40), st.sampled_from(["max", "min"]), st.floats(0, 0.5))
+def test_ends_of_the_order_are_not_those_of_the_reference(scores: list[float], mode: str, q: float) -> None:
+    giving, taking = reference.truncation(scores, mode, q)
+    sign, scratch = 1.0 if mode == "max" else -1.0, np.empty(len(scores))
+    assert best(np.array(scores), sign, len(taking), scratch).tolist() == giving
+    assert worst(np.array(scores), sign, len(taking), scratch).tolist() == taking
+
+
+def test_donor_is_drawn_more_often_than_another() -> None:
+    n = 20_000
+    giving, taking, donor = np.arange(0, 100, 2), np.arange(100, n), np.arange(n)
+    draw_donors(donor, giving, taking, 3, 1)
+    assert np.array_equal(donor[:100], np.arange(100))
+    count = np.bincount(donor[100:], minlength=100)
+    assert not count[1:100:2].any()
+    # Chi-square with 49 degrees of freedom exceeds 95 once in ten thousand times.
+    expected = len(taking) / len(giving)
+    assert np.sum((count[:100:2] - expected) ** 2 / expected) < 95
+    assert [giving[Stream(3, DONOR, i, 0, 1).below(50)] for i in taking[:20]] == donor[100:120].tolist()
+
+
+def test_array_of_another_shape_reaches_the_core() -> None:
+    table, members, donor = one(LINEAR, 0, 1), np.array([0, 1]), np.arange(3)
+    values = np.full((1, 3), 0.5)
+    scores, scratch = np.zeros(3), np.empty(3)
+    refused: list[tuple[Callable[[], object], str]] = [
+        (lambda: table.sample_many(np.zeros((2, 3)), 0, 0, 3), "values must have 1 rows, got 2"),
+        (lambda: table.sample_many(values, 0, 1, 4), "members must be in 0..2, got 1..3"),
+        (lambda: table.sample_many(values, 0, -1, 2), "members must be in 0..2, got -1..1"),
+        (lambda: table.explore_many(np.zeros((2, 3)), donor, members, 0, 1, 0.5, 1.2), "values must have 1 rows"),
+        (lambda: table.explore_many(values, donor[:2], members, 0, 1, 0.5, 1.2), "donor must have length 3, got 2"),
+        (lambda: table.explore_many(values, donor, members + 2, 0, 1, 0.5, 1.2), "members must be in 0..2, got 3"),
+        (lambda: table.explore_many(values, donor, members - 1, 0, 1, 0.5, 1.2), "members must be in 0..2, got -1"),
+        (lambda: table.explore_many(values, donor + 3, members, 0, 1, 0.5, 1.2), "donors must be in 0..2, got 4"),
+        (lambda: table.explore_many(values, donor, members, 0, 1, 0.5, 1.0), "perturbation_factor must be > 1"),
+        (lambda: best(scores, 1.0, 0, scratch), "k must be in 1..3, got 0"),
+        (lambda: worst(scores, 1.0, 4, scratch), "k must be in 1..3, got 4"),
+        (lambda: worst(scores, 1.0, 1, np.empty(2)), "scratch must have length 3, got 2"),
+        (lambda: draw_donors(donor, members[:0], members, 0, 1), "best must have at least one member, got none"),
+        (lambda: draw_donors(donor, members, members + 2, 0, 1), "members must be in 0..2, got 3"),
+        (lambda: table.sample_many(np.zeros((1, 3), dtype=np.float32), 0, 0, 3), "dtype mismatch"),
+        (lambda: table.sample_many(np.zeros((3, 1)).T[:, ::-1], 0, 0, 3), "not C-contiguous"),
+    ]
+    for call, message in refused:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()
+    assert values.tolist() == [[0.5] * 3] and donor.tolist() == [0, 1, 2]
+    table.explore_many(values, donor, members[:0], 0, 1, 0.5, 1.2)
+    Table([], [], [], [], [], []).explore_many(np.empty((0, 3)), donor, members, 0, 1, 0.5, 1.2)
 
 
 # Orders.
@@ -399,3 +512,20 @@ def test_core_reaches_outside_its_arrays() -> None:
         Ladder([3, 3], 3)
     empty = np.array([], dtype=np.int64)
     assert ladder.report_many(empty, empty, empty.astype(np.float64)).shape == (0,)
+
+
+@pytest.mark.parametrize("made", [Ladder, Table, Generations])
+def test_an_object_that_was_not_made_can_be_called(made: type[object]) -> None:
+    with pytest.raises(TypeError, match="__cinit__"):
+        made.__new__(made)
+
+
+def test_a_grid_of_more_values_than_can_be_counted() -> None:
+    with pytest.raises(InvalidArgument, match=r"fewer than 2\^63 multiples"):
+        one(LINEAR, 0.0, 1e300, 1.0)
+
+
+@pytest.mark.parametrize("probability", [math.nan, -0.1, 1.1])
+def test_a_bad_resample_probability_is_explored_with(probability: float) -> None:
+    with pytest.raises(InvalidArgument, match=r"resample_probability must be in \[0, 1\]"):
+        one(LINEAR, 0.0, 1.0).explore(np.zeros(1), Stream(0, 0), probability, 1.2)

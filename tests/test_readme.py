@@ -11,7 +11,7 @@ import pytest
 
 import asynctune
 
-ROOT = Path(asynctune.__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 QUICK_START, _, ASK_AND_TELL = CODE
 

@@ -4,15 +4,17 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator
-from itertools import permutations
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, permutations
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asynctune._core import LINEAR, ORDER, Stream, Table
-from asynctune.errors import InvalidArgument
+from asynctune._core import BRACKET, LINEAR, ORDER, Stream, Table
+from asynctune.errors import AsynctuneError, InvalidArgument
 from asynctune.records import Action
 from asynctune.schedulers import ASHA, FIFO, PBT, BoundPBT, BoundScheduler, Resumption, Scheduler
 from tests import reference
@@ -29,23 +31,28 @@ def threes(history: bytes) -> Iterator[tuple[int, int, int]]:
     return zip(history[::3], history[1::3], history[2::3], strict=False)
 
 
-def run_asha(history: bytes, promotion: bool, eta: int, min_resource: int, max_resource: int) -> None:
-    spec = ASHA(max_resource, min_resource, eta, type="promotion" if promotion else "stopping")
-    bound = spec.bind(seed=0)
-    naive = reference.ASHA(list(spec.levels), eta, promotion)
+def run_asha(history: bytes, promotion: bool, eta: int, low: int, high: int, brackets: int) -> None:
+    levels = ASHA(high, low, eta).levels
+    brackets = min(brackets, len(levels))
+    bound = ASHA(high, low, eta, brackets, "promotion" if promotion else "stopping").bind(seed=5)
+    weights = [-(-len(levels) * eta ** (len(levels) - 1 - j) // (len(levels) - j)) for j in range(brackets)]
+    drawn = [Stream(5, BRACKET, trial).below(sum(weights)) for trial in range(17)]
+    first = [sum(draw >= upto for upto in accumulate(weights)) for draw in drawn]
+    naive = reference.ASHA(list(levels), eta, promotion, lambda trial: first[trial])
     steps: Counter[int] = Counter()
     for what, who, value in threes(history):
         trial = who % 17
         if what < 130:  # a report; now and then of a step that was reported before, or far beyond the next rung
-            steps[trial] += [1, 1, 1, 2, 0, 5, max_resource // 2][value % 7]
+            steps[trial] += [1, 1, 1, 2, 0, 5, high // 2][value % 7]
             step, score = max(1, steps[trial]), SCORES[value % len(SCORES)]
             verdict = bound.report(trial, step, score)
             assert list(verdict.recorded) == naive.report(trial, step, score)
             assert (verdict.action is Action.CONTINUE) == naive.goes_on(trial)
             if verdict.action is Action.CONTINUE:
                 assert verdict.until == naive.due(trial)
-            elif trial not in naive.ended:
-                assert (verdict.action is Action.PAUSE) == (promotion and step < max_resource)
+            else:
+                ended = trial in naive.ended or naive.behind(trial) == len(levels)
+                assert verdict == (Action.PAUSE if promotion and not ended else Action.STOP, None, verdict.recorded)
         elif what < 180:
             bound.saved(trial, steps[trial], None)
             naive.offer(trial)
@@ -67,15 +74,17 @@ def run_asha(history: bytes, promotion: bool, eta: int, min_resource: int, max_r
 
 
 @settings(max_examples=1000, deadline=None)
-@given(histories, st.integers(2, 4), st.integers(1, 3), st.integers(3, 30))
-def test_asha_stopping_differs_from_the_reference(history: bytes, eta: int, low: int, high: int) -> None:
-    run_asha(history, False, eta, low, high)
+@given(histories, st.integers(2, 4), st.integers(1, 3), st.integers(3, 30), st.sampled_from([1, 1, 2, 3]))
+def test_asha_stopping_differs_from_the_reference(history: bytes, eta: int, low: int, high: int, brackets: int) -> None:
+    run_asha(history, False, eta, low, high, brackets)
 
 
 @settings(max_examples=1000, deadline=None)
-@given(histories, st.integers(2, 4), st.integers(1, 3), st.integers(3, 30))
-def test_asha_promotion_differs_from_the_reference(history: bytes, eta: int, low: int, high: int) -> None:
-    run_asha(history, True, eta, low, high)
+@given(histories, st.integers(2, 4), st.integers(1, 3), st.integers(3, 30), st.sampled_from([1, 1, 2, 3]))
+def test_asha_promotion_differs_from_the_reference(
+    history: bytes, eta: int, low: int, high: int, brackets: int
+) -> None:
+    run_asha(history, True, eta, low, high, brackets)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -94,10 +103,10 @@ def test_pbt_differs_from_the_reference(
     spec = PBT(interval, max_resource, quantile_fraction=quantile, burn_in=burn_in, synchronous=barrier)
     bound = spec.bind(seed=3, num_trials=population, table=TABLE)
 
-    def turn(trial: int, depth: int) -> float:
-        return Stream(3, ORDER, trial, 0, depth).uniform()
+    def draw(depth: int, decided: int, n: int) -> int:
+        return Stream(3, ORDER, decided, 0, depth).below(n)
 
-    naive = reference.PBT(population, interval, max_resource, quantile, burn_in, barrier, turn)
+    naive = reference.PBT(population, interval, max_resource, quantile, burn_in, barrier, draw)
     step = [0] * population
     saved_at = [0] * population
     begun: set[int] = set()
@@ -131,9 +140,10 @@ def test_pbt_differs_from_the_reference(
                 if checkpoint is not None:
                     saved_at[trial] = step[trial]
         elif what < 230:
-            expected = naive.resumable(trial)
-            resumption = bound.resumable(trial)
-            assert resumption == bound.resumable(trial)  # a query changes nothing
+            warm = trial if value % 2 else None
+            expected = naive.resumable(warm)
+            resumption = bound.resumable(warm)
+            assert resumption == bound.resumable(warm)  # a query changes nothing
             assert (None if resumption is None else resumption.trial) == expected
             if resumption is None or expected is None:
                 continue
@@ -186,6 +196,57 @@ def test_batch_differs_from_one_at_a_time(history: bytes, brackets: int, promoti
             single.resume(resumption)
             promoted.append(resumption.trial)
         assert batch.promote_many(3).tolist() == promoted
+
+
+@pytest.mark.parametrize(
+    ("trials", "steps", "values", "message"),
+    [
+        ([[0, 1]], [1, 1], [0.0, 0.0], r"trial_ids must have one dimension, got the shape \(1, 2\)"),
+        ([0, 1], [1], [0.0, 0.0], "lengths must be equal, got 2 trials, 1 steps, 2 scores"),
+        ([0, [1]], [1, 1], [0.0, 0.0], "trial_ids must be an array"),
+        ([0, -1], [1, 1], [0.0, 0.0], r"trial must be in 0\.\.2\^31 - 2, got -1"),
+        ([0, 2**31 - 1], [1, 1], [0.0, 0.0], r"trial must be in 0\.\.2\^31 - 2, got 2147483647"),
+        ([0.0, 1.0], [1, 1], [0.0, 0.0], "trial_ids must be integers, got an array of float64"),
+        ([0, 1], [1, 0], [0.0, 0.0], "steps must be >= 1, got 0"),
+        ([0, 1], [1, 1], ["a", "b"], "values must be numbers"),
+        ([0, 1], [1, 1], [True, False], "values must be numbers, got an array of bool"),
+        (None, None, None, r"trial_ids must have one dimension, got the shape \(\)"),
+    ],
+)
+def test_bad_arrays_change_something(trials: Any, steps: Any, values: Any, message: str) -> None:
+    bound = ASHA(9).bind()
+    with pytest.raises(ValueError, match=message):
+        bound.report_many(trials, steps, values)
+    assert bound.report(0, 1, 0.0).recorded == (1,)
+    assert bound.report_many([1], [1], [-1.0]).tolist() == [False]
+
+
+def test_arrays_that_are_strided_or_not_aligned_are_read_otherwise() -> None:
+    records = np.zeros(40, dtype=[("odd", "u1"), ("trial", "<i8"), ("step", ">i4"), ("score", "<f4")])
+    records["trial"], records["step"], records["score"] = np.arange(40) % 13, np.arange(40) % 9 + 1, np.arange(40) % 7
+    columns = [np.array(records[name].tolist()) for name in ("trial", "step", "score")]
+    apart = ASHA(9).bind().report_many(records["trial"][::-1], records["step"][::-1], records["score"][::-1])
+    assert apart.tolist() == ASHA(9).bind().report_many(*(column[::-1].copy() for column in columns)).tolist()
+
+
+def test_two_threads_are_at_work_on_one_ladder() -> None:
+    n = 300_000
+    halves = [(np.arange(first, first + n), np.ones(n, dtype=np.int64), np.arange(n) % 1009) for first in (0, n)]
+
+    def alone(order: list[int]) -> list[list[bool]]:
+        bound = ASHA(9).bind()
+        answers = {half: bound.report_many(*halves[half]).tolist() for half in order}
+        return [answers[half] for half in sorted(answers)]
+
+    bound = ASHA(9).bind()
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(bound.report_many, *half) for half in halves]
+    refused = [half for half, future in enumerate(futures) if future.exception() is not None]
+    for half in refused:
+        with pytest.raises(AsynctuneError, match="at work in another thread"):
+            futures[half].result()
+    answers = [future.result().tolist() for half, future in enumerate(futures) if half not in refused]
+    assert answers in [alone(order) for order in ([[1 - refused[0]]] if refused else [[0, 1], [1, 0]])]
 
 
 def test_rungs_lose_the_top_level_to_rounding() -> None:
@@ -245,7 +306,7 @@ def test_synchronous_pbt_depends_on_the_order_of_arrival() -> None:
     assert {expected[1], expected[4]} <= {2, 3}
     for order in permutations(range(5)):
         bound = spec.bind(seed=7, num_trials=5, table=TABLE)
-        assert list(generation(bound, {trial: scores[trial] for trial in order}).items()) == list(expected.items())
+        assert generation(bound, {trial: scores[trial] for trial in order}) == expected
 
 
 def test_donor_is_not_drawn_uniformly() -> None:

@@ -354,3 +354,44 @@ def test_a_missing_hyperparameter_is_named() -> None:
 def test_a_row_of_another_space_is_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"a row must have shape \(8,\), got \(2,\)"):
         CHECKED.decode(np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "value", "branch"), [([1, 2], 2.0, 1), ([1.0, 2.0], 2, 1), ([1, True], True, 1), ([True, "1"], "1", 1)]
+)
+def test_an_option_is_found_in_another_type_that_is_equal(options: list[Any], value: Any, branch: int) -> None:
+    assert at.Space({"x": at.choice(options)}).encode({"x": value}).tolist() == [branch]
+
+
+@pytest.mark.parametrize(("options", "value"), [([0, 1], True), (["1"], 1), ([1], "1"), ([True], 1), ([1], math.nan)])
+def test_an_option_is_not_found_in_a_type_that_is_not_equal(options: list[Any], value: Any) -> None:
+    with pytest.raises(InvalidArgument, match="x must be one of"):
+        at.Space({"x": at.choice(options)}).encode({"x": value})
+
+
+@settings(deadline=None)
+@given(domain=numbers(), trial=st.integers(0, 100))
+def test_a_grid_is_the_same_for_what_was_decoded_and_for_what_people_write(domain: at.Number, trial: int) -> None:
+    space = at.Space({"x": domain})
+    value = space.decode(row_of(space, trial))["x"]
+    for near in (value, np.float64(value), value * (1 + 1e-12)):
+        if near in domain:
+            assert space.encode({"x": near}).tolist() == [domain.encode(near)]
+        else:
+            with pytest.raises(InvalidArgument, match="x must be"):
+                space.encode({"x": near})
+
+
+def test_rows_lose_nothing_as_they_grow() -> None:
+    rows, kept = at.Rows(3), []
+    for trial in range(2000):
+        kept.append(np.array([trial, -trial, math.nan]))
+        rows.append(kept[-1])
+        if trial % 7 == 0:
+            kept[trial // 2] = np.array([0.5, trial, 1.0])
+            rows[trial // 2] = kept[trial // 2]
+    np.testing.assert_array_equal(rows.take(range(2000)), kept)
+    np.testing.assert_array_equal(rows[1999], kept[1999])
+    taken = rows.take([5, 3])
+    rows.append(taken[0])
+    np.testing.assert_array_equal(taken, [kept[5], kept[3]])

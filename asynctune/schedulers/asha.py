@@ -5,17 +5,19 @@ Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020 (ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from asynctune._core import BRACKET, Ladder, Stream, Table
+from asynctune._core import Ladder, Table
 from asynctune.errors import InvalidArgument, check_integer
 from asynctune.records import Action
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 
 __all__ = ["ASHA", "BoundASHA"]
+
+Scalar = TypeVar("Scalar", np.int64, np.float64)
 
 
 @dataclass(frozen=True)
@@ -76,131 +78,111 @@ class ASHA(Scheduler):
         table: Table | None = None,
         mode: Literal["min", "max"] = "max",
     ) -> "BoundASHA":
-        """The object with state. Scores are turned with `mode` inside; a study turns them itself and leaves it."""
+        """The object with state. A study turns scores itself and leaves `mode`: larger is better."""
         if mode not in ("min", "max"):
             raise InvalidArgument(f"mode must be 'min' or 'max', got {mode!r}")
-        return BoundASHA(self, seed, 1.0 if mode == "max" else -1.0)
+        return BoundASHA(self, seed, minimize=mode == "min")
 
 
 class BoundASHA(BoundScheduler):
     """One run's rungs."""
 
-    def __init__(self, spec: ASHA, seed: int, sign: float) -> None:
+    def __init__(self, spec: ASHA, seed: int, minimize: bool) -> None:
         self.max_resource: int = spec.max_resource
-        self._promotion = spec.type == "promotion"
-        self._seed = seed
-        self._sign = sign
-        self._levels = spec.levels
-        self._ladders = [
-            Ladder(self._levels[bracket:], spec.reduction_factor, self._promotion) for bracket in range(spec.brackets)
-        ]
-        rungs = len(self._levels)
+        levels = spec.levels
+        rungs = len(levels)
         # Integers, rounded up: -(-a // b). Hyperband's s is rungs - 1 - bracket here.
-        self._weights = [
+        weights = [
             -(-rungs * spec.reduction_factor ** (rungs - 1 - bracket) // (rungs - bracket))
             for bracket in range(spec.brackets)
         ]
-        self._brackets = bytearray()  # by trial
+        promotion = spec.type == "promotion"
+        self._ladder = Ladder(levels, spec.reduction_factor, promotion, minimize, weights, seed)
+        self._verdicts = _verdicts(levels, Action.PAUSE if promotion else Action.STOP)
 
     # As a study calls it.
 
     def begin(self, trial: int) -> int:
-        return self._ladders[self._bracket(trial)].due(trial)
+        return self._ladder.due(trial)
 
     def report(self, trial: int, step: int, score: float) -> Verdict:
-        bracket = self._bracket(trial)
-        ladder = self._ladders[bracket]
-        before = ladder.recorded(trial)
-        goes_on = ladder.report(trial, step, self._sign * score)
-        after = ladder.recorded(trial)
-        recorded = self._levels[bracket + before : bracket + after]
-        if goes_on:
-            return Verdict(Action.CONTINUE, ladder.due(trial), recorded)
-        waits = self._promotion and step < self.max_resource
-        return Verdict(Action.PAUSE if waits else Action.STOP, None, recorded)
+        return self._verdicts[self._ladder.report(trial, step, score)]
 
     def retried(self, trial: int, step: int) -> int:
-        return self._ladders[self._bracket(trial)].due(trial)
+        return self._ladder.due(trial)
 
     def finish(self, trial: int, failed: bool) -> Sequence[int]:
-        bracket = self._bracket(trial)
-        rung = self._ladders[bracket].retire(trial, failed)
-        return () if rung is None else (self._levels[bracket + rung],)
+        level = self._ladder.retire(trial, failed)
+        return () if level is None else (level,)
 
     def saved(self, trial: int, step: int, checkpoint: str | None) -> bool:
-        self._ladders[self._bracket(trial)].offer(trial)
+        self._ladder.offer(trial)
         return False
 
     def resumable(self, warm: int | None = None) -> Resumption | None:
-        found = self._highest()
-        if found is None:
-            return None
-        bracket, trial = found
-        return Resumption(trial, self._levels[bracket + self._ladders[bracket].recorded(trial)])
+        found = self._ladder.promotable()
+        return None if found is None else Resumption(*found)
 
     def resume(self, resumption: Resumption) -> None:
-        self._ladders[self._bracket(resumption.trial)].promote(resumption.trial)
+        self._ladder.promote(resumption.trial)
 
     # Arrays.
 
     def report_many(
         self, trial_ids: npt.ArrayLike, steps: npt.ArrayLike, values: npt.ArrayLike
     ) -> npt.NDArray[np.bool_]:
-        """Report (m,) values of trials after steps, in array order. Return (m,) bool: which trials go on.
+        """Report values of trials after steps, in array order. Return (m,) bool: which trials go on.
 
-        With `type="promotion"` those that do not are paused from here on, and `promote_many` may name them.
+        With `type="promotion"` those that do not are paused from here on, and `promote_many` may name them. While it works the
+        GIL is free; a call that comes meanwhile is refused.
+
+        Args:
+            trial_ids: (m,) integers in 0..2^31 - 2.
+            steps: (m,) integers >= 1.
+            values: (m,) numbers; those that are not finite are the worst.
 
         Raises:
-            InvalidArgument: the lengths differ, or a trial is not in 0..2^31 - 2.
+            InvalidArgument: an argument breaks its rule; nothing has changed then.
+            AsynctuneError: another thread's call is at work.
         """
-        trials = np.ascontiguousarray(trial_ids, dtype=np.int64)
-        steps = np.ascontiguousarray(steps, dtype=np.int64)
-        scores = np.ascontiguousarray(values, dtype=np.float64)
-        if self._sign < 0:
-            scores = -scores
-        if len(self._ladders) == 1:
-            return self._ladders[0].report_many(trials, steps, scores)
-        if trials.size:
-            self._bracket(int(trials.max()))
-        bracket_of = np.frombuffer(self._brackets, dtype=np.uint8)[trials]
-        goes_on = np.empty(len(trials), dtype=np.bool_)
-        # Brackets share nothing, so that one after the other is as good as in array order.
-        for bracket, ladder in enumerate(self._ladders):
-            here = bracket_of == bracket
-            goes_on[here] = ladder.report_many(trials[here], steps[here], scores[here])
-        return goes_on
+        return self._ladder.report_many(
+            _column("trial_ids", trial_ids, "iu", np.int64),
+            _column("steps", steps, "iu", np.int64),
+            _column("values", values, "iuf", np.float64),
+        )
 
     def promote_many(self, count: int) -> npt.NDArray[np.int64]:
-        """Promote up to `count` paused trials. Return their ids, (<= count,) int64, in the order in which they go on."""
-        if len(self._ladders) == 1:
-            return self._ladders[0].promote_many(count)
-        promoted: list[int] = []
-        while len(promoted) < count and (found := self._highest()) is not None:
-            bracket, trial = found
-            self._ladders[bracket].promote(trial)
-            promoted.append(trial)
-        return np.array(promoted, dtype=np.int64)
+        """Promote up to `count` paused trials. Return their ids, (<= count,) int64, in the order in which they go on.
 
-    # Upkeep.
+        Raises:
+            InvalidArgument: `count` is no integer >= 0.
+            AsynctuneError: another thread's call is at work.
+        """
+        check_integer("count", count, at_least=0)
+        return self._ladder.promote_many(count)
 
-    def _bracket(self, trial: int) -> int:
-        if len(self._ladders) == 1:
-            return 0
-        while len(self._brackets) <= trial:
-            draw = Stream(self._seed, BRACKET, len(self._brackets)).below(sum(self._weights))
-            bracket = 0
-            while draw >= self._weights[bracket]:
-                draw -= self._weights[bracket]
-                bracket += 1
-            self._brackets.append(bracket)
-        return self._brackets[trial]
 
-    def _highest(self) -> tuple[int, int] | None:
-        """The bracket and the trial that may be promoted from the highest rung, the lowest bracket first; or None."""
-        found: tuple[int, int] | None = None
-        highest = 0
-        for bracket, ladder in enumerate(self._ladders):
-            trial = ladder.promotable()
-            if trial is not None and ladder.due(trial) > highest:
-                found, highest = (bracket, trial), ladder.due(trial)
-        return found
+def _verdicts(levels: Sequence[int], held: Action) -> list[Verdict]:
+    """The verdicts on a report, by the integer that `Ladder.report` answers; `held` is for a trial short of the last level."""
+    verdicts = []
+    for before in range(len(levels) + 1):
+        for now in range(len(levels) + 1):
+            recorded = levels[before:now]
+            short = 0 < now < len(levels)
+            verdicts.append(Verdict(held if short else Action.STOP, None, recorded))
+            verdicts.append(Verdict(Action.CONTINUE, levels[min(now, len(levels) - 1)], recorded))
+    return verdicts
+
+
+def _column(name: str, given: npt.ArrayLike, kinds: str, dtype: type[Scalar]) -> npt.NDArray[Scalar]:
+    """An argument as a contiguous, aligned array (m,), refused where a conversion would change what it says."""
+    try:
+        column = np.asarray(given)
+    except ValueError as error:  # lists of several lengths
+        raise InvalidArgument(f"{name} must be an array of one dimension: {error}") from None
+    if column.ndim != 1:
+        raise InvalidArgument(f"{name} must have one dimension, got the shape {column.shape}")
+    if column.dtype.kind not in kinds and column.size:
+        what = "numbers" if "f" in kinds else "integers"
+        raise InvalidArgument(f"{name} must be {what}, got an array of {column.dtype}")
+    return np.require(column, dtype, ["C", "A"])

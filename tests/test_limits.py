@@ -1,0 +1,126 @@
+"""Limits: what the core holds when it is large, and what it gives back."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+import asynctune
+from asynctune.schedulers import ASHA
+
+# Every array that the core allocates, each of 4 kB or more, and what an error leaves half made.
+LAPS = """
+import ctypes, gc, pickle
+import numpy as np
+from asynctune._core import CHOICE, LINEAR, SAMPLE, Generations, Ladder, Stream, Table
+from asynctune.errors import InvalidArgument
+from asynctune.schedulers import ASHA, PBT
+
+class Held(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena a b c mapped d e used f g".split()]
+
+def held():
+    gc.collect()
+    counted = mallinfo2()
+    return counted.used + counted.mapped
+
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except (InvalidArgument, TypeError):
+        return
+    raise AssertionError(arguments)
+
+def halving(kind, brackets):
+    bound = ASHA(27, brackets=brackets, type=kind).bind(seed=1)
+    trials, ones = np.arange(10_000), np.ones(10_000, dtype=np.int64)
+    bound.report_many(trials, ones, trials / 7)
+    bound.promote_many(10)
+    for trial in range(9_990, 10_010):
+        bound.report(trial, 3, 1.0)
+        bound.saved(trial, 3, None)
+    bound.resumable()
+    bound.finish(5, failed=True)
+    refused(bound.report_many, trials - 1, ones, trials / 7)
+    refused(bound.report_many, trials[:-1], ones, trials / 7)
+    refused(bound.promote_many, -1)
+    refused(bound.report, -1, 1, 0.0)
+
+def truncation(synchronous, table):
+    bound = PBT(1, 2000, synchronous=synchronous).bind(num_trials=600, table=table)
+    for member in range(600):
+        depth = 1 + member % 300
+        bound.report(member, depth, float(member))
+        bound.saved(member, depth, f"{member}")
+    while (resumption := bound.resumable()) is not None:
+        bound.resume(resumption)
+    bound.released()
+    for member in range(599):
+        bound.finish(member, failed=False)
+    refused(bound.saved, 600, 1, "nobody")
+
+def lap():
+    columns = [CHOICE, LINEAR] * 100, [0] * 200, [3] * 200, [0] * 200, [-1] * 200, [0] * 200
+    table = pickle.loads(pickle.dumps(Table(*columns)))
+    row = table.sample(Stream(1, SAMPLE))
+    table.explore(row, Stream(1, SAMPLE), 0.5, 1.2)
+    refused(table.explore, row[1:], Stream(1, SAMPLE), 0.5, 1.2)
+    refused(Table, columns[0], [9] * 200, *columns[2:])
+    refused(Ladder, [3, 1], 3)
+    refused(Generations, 1000, 2000, 0.7, 1, False)
+    for kind in ("stopping", "promotion"):
+        halving(kind, 1)
+        halving(kind, 3)
+    truncation(False, table)
+    truncation(True, table)
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Held
+for _ in range(10):
+    lap()
+before = held()
+for _ in range(50):
+    lap()
+print((held() - before) / 50)
+"""
+
+
+def test_core_keeps_memory() -> None:
+    environment = {
+        "PYTHONPATH": str(Path(asynctune.__file__).parent.parent),
+        "PYTHONMALLOC": "malloc",  # counted with the rest
+        "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # what that keeps would count as held
+    }
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", LAPS], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    if "mallinfo2" in run.stderr:
+        pytest.skip("needs glibc, which counts what it has given")
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 2000  # bytes per lap; some, since a freed block may be given again to who needs less
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stopping", "promotion"])
+def test_ten_million_results_at_one_rung_are_too_many(kind: Literal["stopping", "promotion"]) -> None:
+    n, part = 10_000_000, 1_000_000
+    bound = ASHA(9, type=kind).bind(mode="min", seed=0)
+    drawn = np.random.default_rng(0)
+    trials, values = drawn.permutation(n), drawn.permutation(n) / n
+    ones = np.ones(part, dtype=np.int64)
+    going = np.concatenate(
+        [bound.report_many(trials[i : i + part], ones, values[i : i + part]) for i in range(0, n, part)]
+    )
+    if kind == "promotion":
+        assert not going.any()
+        promoted = bound.promote_many(n)
+        assert len(promoted) == n // 3
+        assert np.array_equal(promoted, trials[np.argsort(values)[: n // 3]])
+    else:
+        # The value that is drawn last goes on iff it is among the best third of all.
+        assert np.array_equal(going[-1000:], values[-1000:] < 1 / 3)
+        assert abs(going.mean() - 1 / 3) < 0.01
