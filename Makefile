@@ -6,7 +6,7 @@ READY := .venv/.ready
 PEERS := .venv-peers/bin/python
 PEERS_READY := .venv-peers/.ready
 CORE := build/.core
-BENCHMARKS := trials memory scale
+BENCHMARKS := report trials memory scale
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-all lint compile debug sanitized asan fuzz bench bench-peers clean
