@@ -24,7 +24,7 @@ from time import perf_counter
 from asynctune.journal import FILENAME, read
 from asynctune.processes import Worker
 from asynctune.records import Finished
-from measure import Row, arguments, show
+from measure import Row, arguments, in_turn, show
 
 OURS = """
 import asynctune as at
@@ -143,14 +143,12 @@ def imported(statement: str) -> float:
     return float(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE).stdout)
 
 
-def in_turn(repeat: int, *measures: Callable[[], float]) -> list[float]:
-    """The medians of what the measures return, each called `repeat` times, in turn."""
-    runs = [[measure() for measure in measures] for _ in range(repeat)]
-    return [statistics.median(samples) for samples in zip(*runs, strict=True)]
+def medians(repeat: int, *measures: Callable[[], float]) -> list[float]:
+    return [statistics.median(samples) for samples in in_turn(repeat, *measures)]
 
 
 def few_rows(count: int, repeat: int) -> list[Row]:
-    start, floor = in_turn(
+    start, floor = medians(
         repeat,
         lambda: whole(OURS, count=count),
         lambda: whole(POOL, count=count, pool=POOLS["ProcessPoolExecutor"]),
@@ -165,7 +163,7 @@ def few_rows(count: int, repeat: int) -> list[Row]:
 
 def many_rows(count: int, repeat: int) -> list[Row]:
     pools = [pool for pool in POOLS if pool != "loky" or find_spec("loky")]
-    rate, *floors = in_turn(repeat, lambda: warm_trials(count), *(partial(warm_tasks, pool, count) for pool in pools))
+    rate, *floors = medians(repeat, lambda: warm_trials(count), *(partial(warm_tasks, pool, count) for pool in pools))
     what = f"{count:,} trivial trials through two warm workers"
     rows = [
         Row(what=what, unit="/s", median=rate, beside=pool, floor=floor)
@@ -176,35 +174,40 @@ def many_rows(count: int, repeat: int) -> list[Row]:
 
 
 def start_rows(repeat: int) -> list[Row]:
-    ready, python = in_turn(repeat, spawn, bare)
-    numpy, package, everything = in_turn(
+    ready, python, package, numpy, everything, both = medians(
         repeat,
-        lambda: imported("import numpy"),
+        spawn,
+        bare,
         lambda: imported("import asynctune"),
+        lambda: imported("import numpy"),
         lambda: imported("import asynctune; asynctune.run"),
+        lambda: imported("import asyncio, numpy"),
     )
-    rows = [
+    return [
         Row(
             what="a worker, from its spawn to Ready",
             unit="ms",
             median=ready * 1e3,
             beside="bare Python",
             floor=python * 1e3,
-        )
+        ),
+        Row(
+            what="import asynctune",
+            unit="ms",
+            median=package * 1e3,
+            beside="import numpy",
+            floor=numpy * 1e3,
+            budget=numpy * 1e3 + 30,
+            rule="<= NumPy's + 30 ms",
+        ),
+        Row(
+            what="the same, with all that run needs",
+            unit="ms",
+            median=everything * 1e3,
+            beside="import asyncio, numpy",
+            floor=both * 1e3,
+        ),
     ]
-    for what, seconds in (("import asynctune", package), ("import asynctune, with all that run needs", everything)):
-        rows.append(
-            Row(
-                what=what,
-                unit="ms",
-                median=seconds * 1e3,
-                beside="import numpy",
-                floor=numpy * 1e3,
-                budget=numpy * 1e3 + 30,
-                rule="<= NumPy's + 30 ms",
-            )
-        )
-    return rows
 
 
 def main() -> None:
