@@ -228,6 +228,6 @@ class Decoder(Generic[F]):
             start = stop
         if source is rest:
             del rest[:start]
-        else:
+        elif start < size:
             rest += source[start:]
         return frames

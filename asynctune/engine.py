@@ -12,7 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import monotonic
+from time import monotonic_ns
 from typing import Any
 
 from asynctune import _wire as wire
@@ -74,6 +74,10 @@ class _Slot:
     def runs(self, job: int) -> bool:
         return self.active and job == self.job
 
+    @property
+    def loading(self) -> bool:
+        return self.loaded is not None and not self.loaded.done()
+
     def log_size(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0
 
@@ -118,7 +122,7 @@ class Engine:
         self._time_budget = time_budget
         self._checkpoint_every = checkpoint_every
         self._loop = asyncio.get_running_loop()
-        self._origin = monotonic()
+        self._origin = monotonic_ns()
         self._waiting: list[asyncio.Future[None]] = []  # slots, for something to do
         self._open = False
         self._task: asyncio.Task[Any] | None = None
@@ -336,6 +340,10 @@ class Engine:
                     self._raised(slot, frame)
                 case wire.Loaded():
                     _resolve(slot.loaded)
+        if self._journal.behind and isinstance(slot.worker, Worker):
+            # The disk is slower than the workers: they wait, and what is not yet written does not fill the memory.
+            slot.worker.pause()
+            self._journal.when_written(slot.worker.resume)
 
     def _report(self, slot: _Slot, step: int, metrics: dict[str, float]) -> None:
         report = Reported(time=self._now(), trial=slot.trial, segment=slot.segment, step=step, metrics=metrics)
@@ -388,7 +396,7 @@ class Engine:
         slot.worker = None
         slot.jobs.clear()
         slot.parked, slot.holds = False, None
-        if self._study.stopping:  # it may be we who killed it
+        if self._study.stopping or self._study.done:  # it may be we who killed it
             _resolve(slot.loaded)
         else:
             _reject(slot.loaded, RunFailed(f"the worker of slot {slot.spec.index} {cause}"))
@@ -505,7 +513,8 @@ class Engine:
     # Time, and errors.
 
     def _now(self) -> float:
-        return round(monotonic() - self._origin, 6)
+        """Seconds since the run began, whole microseconds of them: short in the journal."""
+        return (monotonic_ns() - self._origin) // 1000 / 1e6
 
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
         self._timers.append(self._loop.call_later(seconds, self._guarded, call))
@@ -520,6 +529,10 @@ class Engine:
         waiting, self._waiting = self._waiting, []
         for change in waiting:
             _resolve(change)
+        if self._study.done:
+            for slot in self._slots:
+                if slot.worker is not None and slot.loading:
+                    slot.worker.kill()  # nobody waits for it any more
 
     def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
         """Call from the loop, where nobody would hear of an error: the run ends with it."""

@@ -55,6 +55,7 @@ CHECKPOINTS = "checkpoints"  # the folder beside it that holds what a `Saved` re
 VERSION = 1  # of the format, as Header.version has it
 
 GATHER = 0.002  # seconds from a record's arrival to the write that takes it along with all that came since
+BACKLOG = 10_000  # records that may wait for their write; some 2 MB
 
 
 def log_file(slot: int) -> str:
@@ -107,22 +108,22 @@ def encode(record: Record) -> bytes:
     Raises `InvalidArgument` for a configuration that JSON cannot hold.
     """
     line = _encode(record)
-    if b"null" in line:  # how msgspec writes NaN and infinities, among other things
-        match record:
-            case Reported(metrics=metrics):
-                spelled: Any = {
-                    name: value if math.isfinite(value) else str(float(value)) for name, value in metrics.items()
-                }
-                line = _encode(msgspec.structs.replace(record, metrics=spelled))
-            case Suggested(config=config) | Started(config=dict(config)):
-                line = _encode(msgspec.structs.replace(record, config=_tagged(config)))
+    # "null" is how msgspec writes NaN and infinities, among other things. Not `in` and `match`, which take as long as the encoding.
+    if line.find(b"null") >= 0:
+        if type(record) is Reported:
+            spelled: Any = {
+                name: value if math.isfinite(value) else str(float(value)) for name, value in record.metrics.items()
+            }
+            line = _encode(msgspec.structs.replace(record, metrics=spelled))
+        elif (type(record) is Suggested or type(record) is Started) and record.config is not None:
+            line = _encode(msgspec.structs.replace(record, config=_tagged(record.config)))
     return line + b"\n"
 
 
 def decode(line: bytes) -> Record:
     """The record of a line. Raises `msgspec.DecodeError` for anything else."""
     record = _decoder.decode(line)
-    # Not `isinstance` and `in`, which take as long as the decoding.
+    # Not `isinstance` and `in`, as above.
     if (type(record) is Suggested or type(record) is Started) and line.find(b'"$float"') >= 0:
         record = msgspec.structs.replace(record, config=_untagged(record.config))
     return record
@@ -154,6 +155,11 @@ class Journal:
             raise self._error or JournalError(f"{self.path} is closed")
         self._lines.append(encode(record))
         self._wake.set()
+
+    @property
+    def behind(self) -> bool:
+        """Whether more waits for its write than should lie in memory: who appends had better wait (`when_written`)."""
+        return len(self._lines) >= BACKLOG
 
     def when_written(self, call: Callable[[], object]) -> None:
         """Call when all that was appended so far is written; on the loop, right after the write."""

@@ -117,6 +117,15 @@ class Worker(asyncio.SubprocessProtocol):
         if self._connection is not None and not self._connection.is_closing():
             self._connection.write(encode(frame))
 
+    def pause(self) -> None:
+        """Take nothing from the worker until `resume`; once its socket is full, it waits."""
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume_reading()
+
     def kill(self, cause: str = "killed by asynctune") -> None:
         """Kill the worker and all that it started in its process group, at once; `on_death` follows, with `cause`."""
         if not self._reaped.is_set():

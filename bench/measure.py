@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Row", "arguments", "calls", "pinned", "quantity", "show", "spread"]
+__all__ = ["Row", "arguments", "calls", "in_turn", "pinned", "quantity", "show", "spread"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,11 @@ def calls(call: Callable[[], object], repeat: int, clock: Callable[[], int] = pe
         call()
         seconds.append((clock() - began) * 1e-9)
     return seconds
+
+
+def in_turn(repeat: int, *measures: Callable[[], T]) -> list[tuple[T, ...]]:
+    """What each measure returned in `repeat` calls, all of them called one after the other each time."""
+    return list(zip(*([measure() for measure in measures] for _ in range(repeat)), strict=True))
 
 
 @contextmanager

@@ -425,8 +425,8 @@ def at_member(name: str, value: float) -> Callable[[dict[str, Any]], Any]:
         ),
         (changed("values.lr", np.full(8, 1e-3, dtype=np.float32)), "got (8,) and float32"),
         (changed("values.lr", [[1], [2, 3]]), "values.lr must be an array"),
-        (changed("generation", np.array(-1)), "generation must be an integer in 0..2^63 - 1"),
-        (changed("generation", np.array(2**63, dtype=np.uint64)), "generation must be an integer in 0..2^63 - 1"),
+        (changed("generation", np.array(-1)), "generation must be an integer in 0..2^62 - 1"),
+        (changed("generation", np.array(2**63, dtype=np.uint64)), "generation must be an integer in 0..2^62 - 1"),
         (changed("generation", np.array([1])), "generation must be an integer in"),
         (changed("seed", np.array(1.0)), "seed must be an integer in 0..2^64 - 1"),
         (

@@ -219,6 +219,23 @@ async def test_a_flood_of_output_does_not_touch_the_frames(h: Hired) -> None:
 
 
 @hired
+async def test_a_worker_that_had_to_wait_loses_no_report(h: Hired) -> None:
+    def train(trial: Any) -> None:
+        for step in trial.steps(20_000):
+            trial.report(loss=step)
+
+    h.run(train)
+    await h.frame(wire.Report)
+    h.worker.pause()
+    before = len(h.frames)
+    await asyncio.sleep(0.1)
+    assert len(h.frames) == before < 20_000
+    h.worker.resume()
+    await h.frame(wire.Done)
+    assert [frame.step for frame in h.frames if isinstance(frame, wire.Report)] == list(range(1, 20_001))
+
+
+@hired
 async def test_interrupts_are_left_to_the_driver(h: Hired) -> None:
     def train(trial: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pytest
 
 import asynctune as at
+from asynctune import journal
 from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed
 from asynctune.records import Record, Reported, Saved, TrialState
 
@@ -495,6 +496,49 @@ def test_a_best_trial_that_cannot_be_saved_does_not_hold_up_the_end(tmp_path: Pa
     assert result.best.checkpoint is None
     assert any("no space left" in log.read_text() for log in (tmp_path / "run").glob("slot-*.log"))
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_a_worker_that_still_loads_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    class Slow:  # all but the first wait for ever, while they are unpickled
+        def __reduce__(self) -> Any:
+            return exec, (
+                f"import os, time\ntry: os.mkdir({str(tmp_path / 'first')!r})\nexcept OSError: time.sleep(600)",
+            )
+
+    slow = Slow()
+
+    @local
+    def train(trial: at.Trial, slow: Any = slow) -> float:
+        return float(trial.id)
+
+    async def main() -> at.Result:
+        async with asyncio.timeout(30):
+            return await at.tune(train, SPACE, **options(tmp_path))
+
+    result = asyncio.run(main())
+    assert [trial.state for trial in result.trials] == [COMPLETED] * 6
+
+
+def test_reports_do_not_fill_the_memory_while_the_disk_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = []
+    append = journal.Journal.append
+
+    def counted(self: journal.Journal, record: Record) -> None:
+        append(self, record)
+        waiting.append(len(self._lines))
+
+    monkeypatch.setattr(journal.Journal, "append", counted)
+    monkeypatch.setattr(journal, "BACKLOG", 100)
+    monkeypatch.setattr(journal, "GATHER", 0.1)
+
+    @local
+    def train(trial: at.Trial) -> None:
+        for step in trial.steps(1000):
+            trial.report({f"long{name}": 0.5 for name in range(50)}, score=step)
+
+    result = at.run(train, SPACE, **options(tmp_path, num_trials=2))
+    assert [len(trial.reports) for trial in result.trials] == [1000, 1000]
+    assert max(waiting) < 100 + 2 * 2**16 / (50 * 8)  # what one look at each of two sockets may bring comes on top
 
 
 def test_cancelling_while_the_run_opens_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -7,23 +7,28 @@ import socket
 import sys
 from _thread import start_new_thread
 from collections import deque
+from time import monotonic
 from typing import NoReturn, Protocol
 
 from asynctune._wire import Decoder, FromWorker, ToWorker, encode
 
 __all__ = ["Channel", "SocketChannel", "flush"]
 
+#: Seconds from one look for frames to the next: a look is a system call, and takes a report almost as long as its sending.
+LOOK_EVERY = 0.001
+
 
 class Channel(Protocol):
     """Frames to and from the driver, in order."""
 
-    def send(self, *frames: FromWorker) -> None: ...
+    def send(self, frame: FromWorker, *more: FromWorker) -> None:
+        """Send a frame, or several at once: that wakes the driver once."""
 
     def receive(self) -> ToWorker:
         """The next frame; waits for it."""
 
     def poll(self) -> ToWorker | None:
-        """The next frame if there is one already."""
+        """The next frame if there is one already; it may take a millisecond to be seen."""
 
 
 class SocketChannel:
@@ -35,9 +40,12 @@ class SocketChannel:
         self._frames: deque[ToWorker] = deque()
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
+        self._looked = 0.0
 
-    def send(self, *frames: FromWorker) -> None:
-        data = b"".join(map(encode, frames))
+    def send(self, frame: FromWorker, *more: FromWorker) -> None:
+        data = encode(frame)
+        for each in more:
+            data += encode(each)
         try:
             self._socket.sendall(data)
         except OSError:
@@ -45,12 +53,19 @@ class SocketChannel:
 
     def receive(self) -> ToWorker:
         while not self._frames:
+            self._readable.poll()  # who waits in recv is woken for nothing too, when the other end has read what we sent
             self._read()
         return self._frames.popleft()
 
     def poll(self) -> ToWorker | None:
+        if self._frames:
+            return self._frames.popleft()
+        now = monotonic()
+        if now - self._looked < LOOK_EVERY:
+            return None
+        self._looked = now
         # One look: a frame that comes in pieces is there at a later look.
-        if not self._frames and self._readable.poll(0):
+        if self._readable.poll(0):
             self._read()
         return self._frames.popleft() if self._frames else None
 

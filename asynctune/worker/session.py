@@ -43,11 +43,11 @@ class Session:
 
     def settle(self) -> None:
         """Carry out what the driver asked for, and wait for the answer if one is due. After it, `ended` is up to date."""
-        began = monotonic()
         every = self.run.checkpoint_every
-        periodic = every is not None and self.checkpoints.saveable and began - self._saved >= every
-        if not (self._waiting or self._saving or periodic):
+        if not (self._waiting or self._saving or every):
             return
+        began = monotonic()
+        periodic = every is not None and self.checkpoints.saveable and began - self._saved >= every
         while self._waiting and not self.ended:
             if self._saving:
                 self.save()
