@@ -7,13 +7,14 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import asynctune
 
 ROOT = Path(__file__).parent.parent
 CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-QUICK_START, _, ASK_AND_TELL = CODE
+QUICK_START, _, ASK_AND_TELL, POPULATION = CODE
 
 IN_A_NOTEBOOK = f"""
 import asyncio
@@ -70,3 +71,9 @@ def test_ask_and_tell_runs_as_pasted() -> None:
     assert isinstance(study, asynctune.Study)
     assert study.done
     assert study.best is not None
+
+
+def test_a_population_runs_as_pasted_and_finds_its_minimum() -> None:
+    names: dict[str, object] = {}
+    exec(POPULATION, names)
+    assert abs(np.asarray(names["x"]) - 3).mean() < 0.1
