@@ -222,14 +222,14 @@ def costs(programs: Mapping[str, Program], n: int, samples: int, states: int) ->
         total = n + blocks * BLOCK // 2
         recorded = total - blocks * BLOCK
         reports = Reports(random.permutation(total), np.ones(total, dtype=np.int64), random.random(total))
-        turns = [(taken[name], program(reports, recorded)) for name, program in programs.items()]
-        for number, begin in enumerate(range(recorded, total, BLOCK), seed):
-            first = number % len(turns)  # everyone comes after everyone
+        # In any order, both times: what was filled last, or comes after a small program, finds more of itself in the caches.
+        turns = {name: programs[name](reports, recorded) for name in random.permutation(list(programs))}
+        for begin in range(recorded, total, BLOCK):
             answers = []
-            for nanoseconds, decide in turns[first:] + turns[:first]:
+            for name in random.permutation(list(programs)):
                 began = thread_time_ns()
-                answer = decide(begin, begin + BLOCK)
-                nanoseconds.append((thread_time_ns() - began) / BLOCK)
+                answer = turns[name](begin, begin + BLOCK)
+                taken[name].append((thread_time_ns() - began) / BLOCK)
                 answers.append(answer)
             assert all(np.array_equal(answer, answers[0]) for answer in answers), "programs decide differently"
     return taken
