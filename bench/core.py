@@ -42,6 +42,10 @@ FLOOR, BATCH, PARTITION = "C two-heap", "BoundASHA.report_many", "numpy.partitio
 BUDGET = {"Ladder.report": 300, "BoundASHA.report": 300, "next, donor, advance": 1000}
 
 # What missed budgets would take.
+ONE_CALL = (
+    "a third of the reports go down a heap of 5 MB and wait for memory at each of its last levels; it would take calls that decide on many, "
+    "as report_many does"
+)
 GROWTH = (
     "a thousand results lie in the first caches, and of more each call waits for memory anew; it would take calls that decide on many, "
     "as report_many does"
@@ -279,7 +283,8 @@ def curve_rows(what: str, curve: Curve, n: int) -> Iterator[Row]:
             yield row(what=name, median=median, p99=p99, floor=floor, budget=1.5 * floor)
             yield row(what=f"{name}, p99", median=p99, floor=floor_p99, budget=1.5 * floor_p99)
         else:
-            yield Row(what=name, unit="ns", median=median, p99=p99, budget=limit, rule=limit and f"<= {limit} ns" or "")
+            rule = f"<= {limit} ns" if limit else ""
+            yield Row(what=name, unit="ns", median=median, p99=p99, budget=limit, rule=rule, missed=ONE_CALL)
         least, most = (spread(curve[end][program])[0] for end in (first, last))
         yield Row(
             what=f"{what}: {program}, from {first:,} to {last:,} results",

@@ -59,7 +59,7 @@ with socket.socket(fileno=descriptor) as peer:
 print(*trips, sep="\\n")
 """
 
-MISSED = "the driver's part in C: frames, records and the journal's lines are 40 calls of Python a report"
+MISSED = "most of what goes beyond the echo is Python in the driver, from the frame to the answer: frames, records and the journal's lines in C"
 
 Train = Callable[[at.Trial], None]
 Pair = tuple[list[float], list[float]]  # microseconds: ours, and what ran beside
