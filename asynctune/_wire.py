@@ -206,7 +206,8 @@ class Decoder(Generic[F]):
         """The frames that `data` completes, in order. They hold copies: `data` may change afterwards.
 
         Raises:
-            ProtocolError: the bytes are not a frame of this direction, or announce one longer than `MAX_LENGTH`.
+            ProtocolError: the bytes are not a frame of this direction, or announce one longer than `MAX_LENGTH`. Frames before
+                that come first: then the next call raises.
         """
         rest = self._rest
         if rest:
@@ -217,6 +218,8 @@ class Decoder(Generic[F]):
         while (body := start + _HEAD) <= size:
             (length,) = _length(source, start)
             if length > MAX_LENGTH:
+                if frames:
+                    break
                 raise ProtocolError(f"a frame may have {MAX_LENGTH} bytes, this one announces {length}")
             stop = body + length
             if stop > size:
@@ -224,6 +227,8 @@ class Decoder(Generic[F]):
             try:
                 frames.append(self._decode(source[body:stop]))
             except msgspec.DecodeError as error:
+                if frames:
+                    break
                 raise ProtocolError(f"not a frame of this protocol: {error}") from error
             start = stop
         if source is rest:

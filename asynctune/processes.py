@@ -170,13 +170,12 @@ class Worker(asyncio.SubprocessProtocol):
     def received(self, data: bytes | memoryview) -> None:
         """Bytes from the worker."""
         try:
-            frames = self._decoder.feed(data)
+            while frames := self._decoder.feed(data):
+                self._ready = True
+                self._on_frames(frames)
+                data = b""  # once more: they may have come before what is no frame
         except ProtocolError as error:
             self.kill(f"sent {error}")
-            return
-        if frames:
-            self._ready = True
-            self._on_frames(frames)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)

@@ -394,7 +394,7 @@ async def test_bytes_that_are_no_frame_end_the_worker(h: Hired) -> None:
     def train(trial: Any) -> None:
         import time
 
-        for descriptor in range(3, 20):
+        for descriptor in range(3, 200):  # the socket has the number that it has in the driver
             try:
                 os.write(descriptor, b"epoch 1: loss 0.3\n")
             except OSError:
@@ -402,7 +402,8 @@ async def test_bytes_that_are_no_frame_end_the_worker(h: Hired) -> None:
         time.sleep(60)
 
     h.run(train)
-    assert (await h.death()).startswith("sent a frame may have")
+    death = await h.death()
+    assert death.startswith("sent a frame may have"), death
 
 
 @hired

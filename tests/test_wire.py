@@ -78,6 +78,15 @@ def test_text_that_strays_onto_the_socket_is_refused_at_once() -> None:
         wire.Decoder[Any](wire.FromWorker).feed(b"epoch 1: loss 0.3")
 
 
+@pytest.mark.parametrize("garbage", [b"epoch 1: loss 0.3", b"\0\0\0\1\xc1"])
+def test_frames_are_lost_that_came_before_garbage(garbage: bytes) -> None:
+    decoder = wire.Decoder[Any](wire.FromWorker)
+    report = wire.Report(1, 1, {"loss": 1.0})
+    assert decoder.feed(wire.encode(report) + garbage) == [report]
+    with pytest.raises(ProtocolError):
+        decoder.feed(b"")
+
+
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\xc0", b"\x92\xa5Ready\xa1x", wire.encode(wire.End(1))[4:]])
 def test_a_body_that_is_no_frame_of_the_direction_is_refused(body: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a frame"):
