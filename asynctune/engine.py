@@ -18,7 +18,7 @@ from typing import Any
 from asynctune import _wire as wire
 from asynctune.advisor import Advisor
 from asynctune.errors import RunFailed
-from asynctune.journal import CHECKPOINTS, Journal, log_file
+from asynctune.journal import Journal
 from asynctune.processes import InlineWorker, Worker
 from asynctune.records import (
     ENDED,
@@ -35,6 +35,7 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
+from asynctune.rundir import CHECKPOINTS, SEARCHER_LOG, log_file
 from asynctune.searchers.base import Row
 from asynctune.slots import SlotSpec
 from asynctune.study import Release, Save, Study, Suggest
@@ -153,7 +154,7 @@ class Engine:
             if self._time_budget is not None:
                 self._after(self._time_budget, self._use_up)
             if self._study.preload is not None and self._load is not None:
-                self._advisor = Advisor(self._run_dir / "searcher.log", self._study.preload)
+                self._advisor = Advisor(self._run_dir / SEARCHER_LOG, self._study.preload)
                 await self._advisor.start()
             async with asyncio.TaskGroup() as group:
                 for slot in self._slots:

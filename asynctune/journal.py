@@ -29,8 +29,10 @@ from asynctune.records import (
     Finished,
     Header,
     Left,
+    Lost,
     Record,
     Reported,
+    Resumed,
     Saved,
     Started,
     Stopping,
@@ -38,32 +40,24 @@ from asynctune.records import (
 )
 
 __all__ = [
-    "CHECKPOINTS",
-    "FILENAME",
     "VERSION",
     "Journal",
     "decode",
     "encode",
-    "log_file",
     "read",
     "records_at",
     "scan",
 ]
 
-FILENAME = "journal.jsonl"
-CHECKPOINTS = "checkpoints"  # the folder beside it that holds what a `Saved` record names
 VERSION = 1  # of the format, as Header.version has it
 
 GATHER = 0.002  # seconds from a record's arrival to the write that takes it along with all that came since
 BACKLOG = 10_000  # records that may wait for their write; some 2 MB
 
 
-def log_file(slot: int) -> str:
-    """The name, inside the run directory, of the file that takes what a slot's trials print."""
-    return f"slot-{slot}.log"
-
-
-AnyRecord = Header | Suggested | Started | Reported | Saved | Decided | Left | Failed | Finished | Stopping
+AnyRecord = (
+    Header | Resumed | Suggested | Started | Reported | Saved | Decided | Left | Lost | Failed | Finished | Stopping
+)
 
 
 def _plain(value: Any) -> Any:
@@ -130,7 +124,7 @@ def decode(line: bytes) -> Record:
 
 
 class Journal:
-    """The journal of a new run, open for writing: `async with Journal(run_dir / FILENAME) as journal`.
+    """The journal of a new run, open for writing: `async with Journal(run_dir / JOURNAL) as journal`.
 
     The directory is made if it is missing (mode 0700), the file is new (mode 0600). When a write fails, the task
     that entered the block is cancelled, and the block ends with the `JournalError`, whatever else was under way.

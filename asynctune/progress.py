@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO, TypeGuard
 
-from asynctune.journal import log_file
 from asynctune.records import (
     ENDED,
     Action,
@@ -33,6 +32,7 @@ from asynctune.records import (
     TrialState,
 )
 from asynctune.results import Result, printable
+from asynctune.rundir import log_file
 
 __all__ = ["Board", "Progress"]
 

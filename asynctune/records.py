@@ -18,8 +18,10 @@ __all__ = [
     "Finished",
     "Header",
     "Left",
+    "Lost",
     "Record",
     "Reported",
+    "Resumed",
     "Saved",
     "Started",
     "Stopping",
@@ -122,7 +124,7 @@ class Started(Record, frozen=True, kw_only=True):
     checkpoint: str | None = None
     donor: int | None = None
     config: Config | None = None
-    how: str = "started"  # or "resumed", "retried", "exploited"
+    how: str = "started"  # or "resumed", "retried", "restarted", "exploited"
 
     @property
     def kind(self) -> str:
@@ -145,6 +147,7 @@ class Saved(Record, frozen=True, kw_only=True):
     segment: int
     step: int
     checkpoint: str | None  # None: user code gave nothing to save, the trial can go on only from scratch or in place
+    size: int = 0  # bytes
 
 
 class Decided(Record, frozen=True, kw_only=True):
@@ -189,6 +192,21 @@ class Finished(Record, frozen=True, kw_only=True):
 
     trial: int
     state: TrialState
+
+
+class Lost(Record, frozen=True, kw_only=True):
+    """The checkpoint that a start was to begin with is missing or damaged: the trial is PENDING again, from scratch."""
+
+    trial: int
+    checkpoint: str
+    error: str  # what is wrong with it, one line
+
+
+class Resumed(Record, frozen=True, kw_only=True):
+    """Another driver takes the run up. What ran when the last one ended starts again from its last checkpoint."""
+
+    num_trials: int | None
+    slots: int
 
 
 class Stopping(Record, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from typing import Any, overload
 import numpy as np
 
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
-from asynctune.journal import CHECKPOINTS, FILENAME, log_file, records_at, scan
+from asynctune.journal import records_at, scan
 from asynctune.records import (
     Action,
     Config,
@@ -37,6 +37,7 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
+from asynctune.rundir import JOURNAL, checkpoint_path, log_file
 
 __all__ = ["Result", "Segment", "TrialResult", "Trials", "flat", "printable"]
 
@@ -177,7 +178,7 @@ class TrialResult:
         """The state to go on from: its last checkpoint, or a donor's that it took since; None if none is kept."""
         if self._history.checkpoint is None:
             return None
-        path = self._trials.run_dir / CHECKPOINTS / self._history.checkpoint
+        path = checkpoint_path(self._trials.run_dir, self._history.checkpoint)
         return path if path.exists() else None
 
     def log(self) -> str:
@@ -250,7 +251,7 @@ class Trials(Sequence[TrialResult]):
         self.values = array("d")
         self.valued = array("B")
         self.busy = array("d")
-        self._path = run_dir / FILENAME
+        self._path = run_dir / JOURNAL
         self._metric = metric
         self._events = _Chain()
         self._last = 0  # the byte of the last record taken in
@@ -367,7 +368,7 @@ class Result:
             JournalError: its journal is damaged; the message names the byte.
         """
         run_dir = Path(run_dir)
-        path = run_dir / FILENAME
+        path = run_dir / JOURNAL
         if not path.is_file():
             raise InvalidArgument(f"run_dir must hold a run, {os.fspath(path)!r} is missing")
         records = scan(path)

@@ -18,10 +18,11 @@ import cloudpickle
 from asynctune import _wire as wire
 from asynctune.engine import Engine
 from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed, check_integer
-from asynctune.journal import FILENAME, Journal
+from asynctune.journal import Journal
 from asynctune.progress import Progress
 from asynctune.records import Header, Record, Reported, TrialState
 from asynctune.results import Result
+from asynctune.rundir import JOURNAL
 from asynctune.schedulers import Scheduler
 from asynctune.searchers import Searcher
 from asynctune.slots import Slots, resolve
@@ -238,7 +239,7 @@ class Tuner:
                 )
                 self._watchers.insert(0, progress.update)
                 stack.push_async_callback(lambda: asyncio.to_thread(progress.close, result))
-            async with Journal(self.run_dir / FILENAME) as journal:
+            async with Journal(self.run_dir / JOURNAL) as journal:
                 journal.append(self._header)
                 opened.set()
                 await engine.run(journal)

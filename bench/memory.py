@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import asynctune as at
-from asynctune.journal import FILENAME, encode
+from asynctune.journal import encode
 from asynctune.records import Finished, Header, Left, Reported, Started, Suggested, TrialState
+from asynctune.rundir import JOURNAL
 from load import BUDGET, CASES, MISSED, SPACE, apart, drive, fill, peak, resident
 from measure import Row, arguments, show
 
@@ -154,7 +155,7 @@ def trial_rows(num_trials: int, repeat: int) -> Iterator[Row]:
 
 def loaded_row(num_trials: int, repeat: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder) / FILENAME, num_trials)
+        write(Path(folder) / JOURNAL, num_trials)
         runs = [apart(__file__, "--load", folder) for _ in range(repeat)]
     return Row(
         what="a loaded Result, per trial",

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "asynctune"
 #: As in docs/design.md. An import points down, or to a room named earlier in the same layer.
 LAYERS = [
     ["errors", "_core"],
-    ["_wire", "space", "records"],
+    ["_wire", "space", "records", "rundir"],
     ["worker", "searchers", "slots", "population"],
     ["schedulers", "processes", "advisor", "journal", "results"],
     ["study", "progress"],

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asynctune.errors import InvalidArgument, JournalError
-from asynctune.journal import FILENAME, Journal, decode, encode, read, scan
+from asynctune.journal import Journal, decode, encode, read, scan
 from asynctune.records import (
     Action,
     Decided,
@@ -30,6 +30,7 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
+from asynctune.rundir import JOURNAL
 
 HEADER = Header(
     metric="loss",
@@ -70,8 +71,8 @@ def test_every_kind_of_record_reads_back_as_it_was(tmp_path: Path) -> None:
         Finished(trial=0, state=TrialState.STOPPED),
         Stopping(reason="because", failed=True),
     ]
-    write(tmp_path / FILENAME, *records)
-    assert list(read(tmp_path / FILENAME)) == records
+    write(tmp_path / JOURNAL, *records)
+    assert list(read(tmp_path / JOURNAL)) == records
 
 
 @given(st.dictionaries(st.text(), st.floats()))
@@ -102,30 +103,30 @@ def test_a_configuration_that_json_cannot_hold_is_refused_by_name() -> None:
 
 def test_a_run_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     run_dir = tmp_path / "runs" / "first"
-    write(run_dir / FILENAME, HEADER)
+    write(run_dir / JOURNAL, HEADER)
     assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
-    assert stat.S_IMODE((run_dir / FILENAME).stat().st_mode) == 0o600
+    assert stat.S_IMODE((run_dir / JOURNAL).stat().st_mode) == 0o600
 
 
 def test_a_used_run_dir_is_not_overwritten(tmp_path: Path) -> None:
-    write(tmp_path / FILENAME, HEADER)
+    write(tmp_path / JOURNAL, HEADER)
     with pytest.raises(InvalidArgument, match=f"run_dir must not hold a run already, got {str(tmp_path)!r}"):
-        write(tmp_path / FILENAME)
-    assert list(read(tmp_path / FILENAME)) == [HEADER]
+        write(tmp_path / JOURNAL)
+    assert list(read(tmp_path / JOURNAL)) == [HEADER]
 
 
 def test_a_run_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match="cannot make .*file"):
-        write(tmp_path / "file" / FILENAME)
+        write(tmp_path / "file" / JOURNAL)
 
 
 def test_records_reach_the_disk_while_the_run_goes_on(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Journal(tmp_path / FILENAME) as journal:
+        async with Journal(tmp_path / JOURNAL) as journal:
             journal.append(HEADER)
             async with asyncio.timeout(10):
-                while not list(read(tmp_path / FILENAME)):
+                while not list(read(tmp_path / JOURNAL)):
                     await asyncio.sleep(0.001)
 
     asyncio.run(main())
@@ -139,14 +140,14 @@ def test_an_append_does_not_switch_tasks_and_keeps_its_order(tmp_path: Path) -> 
                 await asyncio.sleep(0)
 
     async def main() -> None:
-        async with Journal(tmp_path / FILENAME) as journal, asyncio.TaskGroup() as group:
+        async with Journal(tmp_path / JOURNAL) as journal, asyncio.TaskGroup() as group:
             journal.append(HEADER)
             for trial in range(5):
                 group.create_task(one(journal, trial))
 
     asyncio.run(main())
     steps: dict[int, list[int]] = {trial: [] for trial in range(5)}
-    for record in read(tmp_path / FILENAME):
+    for record in read(tmp_path / JOURNAL):
         if isinstance(record, Reported):
             steps[record.trial].append(record.step)
     assert all(recorded == list(range(1, 101)) for recorded in steps.values())
@@ -167,18 +168,18 @@ def test_a_body_that_ends_badly_loses_no_record(
     tmp_path: Path, body: Callable[[Journal], Awaitable[None]], error: type[BaseException]
 ) -> None:
     async def main() -> None:
-        async with Journal(tmp_path / FILENAME) as journal:
+        async with Journal(tmp_path / JOURNAL) as journal:
             journal.append(HEADER)
             await body(journal)
 
     with pytest.raises(error):
         asyncio.run(main())
-    assert list(read(tmp_path / FILENAME)) == [HEADER, report(1, loss=1.0)]
+    assert list(read(tmp_path / JOURNAL)) == [HEADER, report(1, loss=1.0)]
 
 
 def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Journal(tmp_path / FILENAME) as journal:
+        async with Journal(tmp_path / JOURNAL) as journal:
             journal.append(HEADER)
         with pytest.raises(JournalError, match="is closed"):
             journal.append(report(1))
@@ -206,14 +207,14 @@ def on_a_full_disk(test: Callable[[Path], None]) -> Callable[[Path], None]:
 @on_a_full_disk
 def test_a_full_disk_ends_a_waiting_run(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Journal(tmp_path / FILENAME) as journal:
+        async with Journal(tmp_path / JOURNAL) as journal:
             journal.append(HEADER)
             journal.append(Failed(trial=0, error="x" * 5000, retry=False))
             async with asyncio.TaskGroup() as group:
                 group.create_task(asyncio.Event().wait())
 
     async def program() -> None:
-        with pytest.raises(JournalError, match=f"cannot write .*{FILENAME}: File too large"):
+        with pytest.raises(JournalError, match=f"cannot write .*{JOURNAL}: File too large"):
             await main()
         task = asyncio.current_task()
         assert task is not None
@@ -221,19 +222,19 @@ def test_a_full_disk_ends_a_waiting_run(tmp_path: Path) -> None:
         await asyncio.sleep(0)
 
     asyncio.run(program())
-    assert list(read(tmp_path / FILENAME)) == [HEADER]
+    assert list(read(tmp_path / JOURNAL)) == [HEADER]
 
 
 @on_a_full_disk
 def test_a_full_disk_is_seen_at_the_end_at_the_latest(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="File too large"):
-        write(tmp_path / FILENAME, HEADER, Failed(trial=0, error="x" * 5000, retry=False))
+        write(tmp_path / JOURNAL, HEADER, Failed(trial=0, error="x" * 5000, retry=False))
 
 
 @on_a_full_disk
 def test_nothing_is_recorded_behind_a_failed_write(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Journal(tmp_path / FILENAME) as journal:
+        async with Journal(tmp_path / JOURNAL) as journal:
             journal.append(Failed(trial=0, error="x" * 5000, retry=False))
             try:
                 await asyncio.Event().wait()
@@ -243,11 +244,11 @@ def test_nothing_is_recorded_behind_a_failed_write(tmp_path: Path) -> None:
 
     with pytest.raises(JournalError):
         asyncio.run(main())
-    assert (tmp_path / FILENAME).stat().st_size == 4096
+    assert (tmp_path / JOURNAL).stat().st_size == 4096
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
-    path = tmp_path / FILENAME
+    path = tmp_path / JOURNAL
     whole, torn = encode(HEADER), encode(report(1, loss=1.0))
     for length in range(len(torn)):
         path.write_bytes(whole + torn[:length])
@@ -256,14 +257,14 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", [b"\n", b"{}\n", b'{"t":"unknown"}\n', b"\xff\n", b'{"t":"reported","trial":1}\n'])
 def test_damage_is_refused_with_its_place(tmp_path: Path, line: bytes) -> None:
-    path = tmp_path / FILENAME
+    path = tmp_path / JOURNAL
     path.write_bytes(encode(HEADER) + line + encode(report(1)))
-    with pytest.raises(JournalError, match=f"{FILENAME}: no record at byte {len(encode(HEADER))}"):
+    with pytest.raises(JournalError, match=f"{JOURNAL}: no record at byte {len(encode(HEADER))}"):
         list(read(path))
 
 
 def test_another_file_is_not_taken_for_a_journal(tmp_path: Path) -> None:
-    path = tmp_path / FILENAME
+    path = tmp_path / JOURNAL
     path.write_bytes(encode(report(1)))
     with pytest.raises(JournalError, match="its first record is 'reported'"):
         list(read(path))
@@ -272,14 +273,14 @@ def test_another_file_is_not_taken_for_a_journal(tmp_path: Path) -> None:
 
 
 def test_a_journal_of_a_later_version_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / FILENAME
+    path = tmp_path / JOURNAL
     path.write_bytes(encode(HEADER).replace(b'"version":1', b'"version":2'))
     with pytest.raises(JournalError, match="version must be 1, got 2"):
         list(read(path))
 
 
 def test_offsets_are_where_lines_begin(tmp_path: Path) -> None:
-    path = tmp_path / FILENAME
+    path = tmp_path / JOURNAL
     write(path, HEADER, report(1, loss=math.nan), report(2, loss=1.0))
     data = path.read_bytes()
     assert [decode(data[offset:].split(b"\n", 1)[0] + b"\n").kind for offset, _ in scan(path)] == [

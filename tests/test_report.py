@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asynctune.journal import FILENAME, encode
+from asynctune.journal import encode
 from asynctune.records import (
     Failed,
     Finished,
@@ -28,6 +28,7 @@ from asynctune.records import (
 from asynctune.report import render
 from asynctune.report.svg import Categories, Linear, Log, Scale
 from asynctune.results import Result
+from asynctune.rundir import JOURNAL
 
 EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[2J\x00"
 
@@ -101,7 +102,7 @@ Show = Callable[..., str]
 @pytest.fixture
 def show(tmp_path: Path) -> Show:
     def show(*records: Record, header: Header = HEADER) -> str:
-        (tmp_path / FILENAME).write_bytes(b"".join(map(encode, [header, *records])))
+        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records])))
         return render(Result.load(tmp_path))
 
     return show

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
-from asynctune.journal import CHECKPOINTS, FILENAME, encode, log_file
+from asynctune.journal import encode
 from asynctune.records import (
     Action,
     Decided,
@@ -28,6 +28,7 @@ from asynctune.records import (
     TrialState,
 )
 from asynctune.results import Result, Segment, flat
+from asynctune.rundir import CHECKPOINTS, JOURNAL, log_file
 
 HEADER = Header(
     metric="acc",
@@ -70,7 +71,7 @@ def load(tmp_path: Path) -> Load:
     """Writes records as a run and loads it."""
 
     def load(*records: Record, header: Header = HEADER) -> Result:
-        (tmp_path / FILENAME).write_bytes(b"".join(map(encode, [header, *records])))
+        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records])))
         return Result.load(tmp_path)
 
     return load
@@ -278,9 +279,9 @@ def test_a_data_frame_has_a_row_for_each_trial(load: Load, monkeypatch: pytest.M
 
 
 def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match=f"run_dir must hold a run, .*{FILENAME}' is missing"):
+    with pytest.raises(InvalidArgument, match=f"run_dir must hold a run, .*{JOURNAL}' is missing"):
         Result.load(tmp_path)
-    (tmp_path / FILENAME).touch()
+    (tmp_path / JOURNAL).touch()
     with pytest.raises(JournalError, match="empty"):
         Result.load(tmp_path)
 
@@ -335,7 +336,7 @@ def test_a_result_stays_what_it_was_while_the_journal_grows(load: Load, tmp_path
         Failed(trial=0, error="boom", retry=False),
         *trial(1, 0.9),
     ]
-    with open(tmp_path / FILENAME, "ab") as file:
+    with open(tmp_path / JOURNAL, "ab") as file:
         file.writelines(map(encode, since))
     [only] = result.trials
     assert (only.state, only.value, only.step, only.busy) == (TrialState.RUNNING, 0.1, 1, 0.0)
@@ -346,10 +347,10 @@ def test_a_result_stays_what_it_was_while_the_journal_grows(load: Load, tmp_path
 
 def test_a_view_of_a_journal_that_was_damaged_since_names_the_byte(load: Load, tmp_path: Path) -> None:
     result = load(*trial(0, 0.5))
-    journal = bytearray((tmp_path / FILENAME).read_bytes())
+    journal = bytearray((tmp_path / JOURNAL).read_bytes())
     first = len(encode(HEADER))
     journal[first] = ord("?")
-    (tmp_path / FILENAME).write_bytes(journal)
+    (tmp_path / JOURNAL).write_bytes(journal)
     assert result.best.value == 0.5
     with pytest.raises(JournalError, match=f"no record at byte {first}"):
         _ = result.best.config
@@ -359,7 +360,7 @@ def test_a_view_of_a_journal_that_was_damaged_since_names_the_byte(load: Load, t
 
 def test_a_view_of_a_journal_that_is_gone_says_so(load: Load, tmp_path: Path) -> None:
     result = load(*trial(0, 0.5))
-    (tmp_path / FILENAME).unlink()
+    (tmp_path / JOURNAL).unlink()
     for name in ("config", "reports"):
         with pytest.raises(JournalError, match="cannot read .*: No such file or directory"):
             getattr(result.best, name)

@@ -1,0 +1,46 @@
+"""Run directory: what lies where in it, and what is refused there. No user's text ever becomes a path."""
+
+import os
+import re
+from pathlib import Path
+
+from asynctune.errors import InvalidArgument
+
+__all__ = ["CHECKPOINTS", "JOURNAL", "LOCK", "SEARCHER_LOG", "TRIALS", "check_no_links", "checkpoint_path", "log_file"]
+
+JOURNAL = "journal.jsonl"
+LOCK = "lock"  # held by the driver as long as a process of the run lives
+SEARCHER_LOG = "searcher.log"
+CHECKPOINTS = "checkpoints"  # a directory for each, `trial-segment-step`
+TRIALS = "trials"  # a directory for each trial that asks for one, by id
+
+_CHECKPOINT = re.compile(r"\d{1,19}-\d{1,19}-\d{1,19}", re.ASCII)
+
+
+def log_file(slot: int) -> str:
+    """The name of the file that takes what a slot's trials print."""
+    return f"slot-{slot}.log"
+
+
+def checkpoint_path(run_dir: Path, name: str) -> Path:
+    """Where the checkpoint of that name is.
+
+    Raises:
+        InvalidArgument: the name is not of the form `trial-segment-step`: a journal that names others was tampered with.
+    """
+    if _CHECKPOINT.fullmatch(name) is None:
+        raise InvalidArgument(f"a checkpoint's name must be trial-segment-step, three integers, got {name!r}")
+    return run_dir / CHECKPOINTS / name
+
+
+def check_no_links(run_dir: Path) -> None:
+    """Raise `InvalidArgument` if a symbolic link lies where a run writes or removes: it could lead out of the directory."""
+    for directory in (run_dir, run_dir / CHECKPOINTS, run_dir / TRIALS):
+        try:
+            entries = os.scandir(directory)
+        except FileNotFoundError:
+            continue
+        with entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise InvalidArgument(f"a run directory must hold no symbolic links, got {entry.path!r}")
