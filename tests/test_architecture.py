@@ -17,7 +17,7 @@ LAYERS = [
     ["errors", "_core"],
     ["_wire", "space", "records", "rundir"],
     ["worker", "searchers", "slots", "population"],
-    ["schedulers", "processes", "advisor", "journal", "results"],
+    ["references", "schedulers", "processes", "advisor", "journal", "results"],
     ["study", "resume", "progress"],
     ["engine", "tuner"],
     ["report", "_run"],
