@@ -20,7 +20,7 @@ LAYERS = [
     ["references", "schedulers", "processes", "advisor", "journal", "results"],
     ["study", "resume", "progress"],
     ["engine", "tuner"],
-    ["report", "_run"],
+    ["report", "_run", "__main__"],
 ]
 HEIGHT = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 
