@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "asynctune"
 LAYERS = [
     ["errors", "_core"],
     ["_wire", "space", "records", "rundir"],
-    ["worker", "searchers", "slots", "population"],
+    ["worker", "searchers", "slots", "population", "checkpoints", "logs"],
     ["schedulers", "processes", "advisor", "journal", "results"],
     ["study", "progress"],
     ["engine", "tuner"],
