@@ -47,8 +47,8 @@ from asynctune.records import (
     Left,
     Lost,
     Record,
+    Reopened,
     Reported,
-    Resumed,
     Saved,
     Started,
     Stopping,
@@ -133,7 +133,7 @@ def test_every_kind_of_record_reads_back_as_it_was(tmp_path: Path) -> None:
         Left(trial=0, segment=1, slot=0, busy=0.25, log=(0, 10)),
         Finished(trial=0, state=TrialState.STOPPED),
         Lost(trial=0, checkpoint="0-0-1", error="missing"),
-        Resumed(num_trials=3, slots=2),
+        Reopened(num_trials=3, slots=2),
         Stopping(reason="because", failed=True),
     ]
     write(tmp_path / JOURNAL, *records)
