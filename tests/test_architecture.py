@@ -16,9 +16,9 @@ PACKAGE = Path(__file__).parent.parent / "asynctune"
 LAYERS = [
     ["errors", "_core"],
     ["_wire", "space", "records", "rundir"],
-    ["worker", "searchers", "slots", "population"],
+    ["worker", "supervisor", "searchers", "slots", "population"],
     ["schedulers", "processes", "advisor", "journal", "results"],
-    ["study", "progress"],
+    ["study", "watch", "progress"],
     ["engine", "tuner"],
     ["report", "_run"],
 ]
