@@ -285,7 +285,6 @@ class Worker(asyncio.SubprocessProtocol):
         try:
             if not await self._reaped_within(grace):
                 self._signal(signal.SIGTERM)
-                self._signal(signal.SIGCONT)  # who is stopped would not see it
                 await self._reaped_within(grace)
         finally:
             self.kill()
