@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from asynctune.errors import InvalidArgument
 from asynctune.journal import encode
 from asynctune.progress import Board
 from asynctune.records import (
@@ -369,11 +370,18 @@ def check_inert(page: str) -> None:
     assert page.replace("\n", "").isprintable()
 
 
-def test_a_link_at_the_journal_or_a_pipe_is_followed(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_the_journal_is_waited_for(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     os.mkfifo(tmp_path / "run" / JOURNAL)
-    with pytest.raises(Exception, match="run_dir must hold a run"):
+    with pytest.raises(InvalidArgument, match="run_dir must hold a run"):
         Result.load(tmp_path / "run")
+
+
+def test_a_report_into_a_hostile_directory_overwrites_what_a_link_leads_to(hostile: Path, tmp_path: Path) -> None:
+    (hostile / "report.html").symlink_to(tmp_path / "outside" / "precious")
+    with pytest.raises(InvalidArgument, match="must not be a symbolic link"):
+        Result.load(hostile).report(hostile / "report.html")
+    assert (tmp_path / "outside" / "precious").read_text() == "secret"
 
 
 def test_a_board_is_steered_by_what_it_shows(tmp_path: Path) -> None:
