@@ -62,7 +62,7 @@ NAMES = [
 
 def write_journal(run_dir: Path, records: Iterable[Record]) -> None:
     """The one place that knows what a line of the journal looks like."""
-    (run_dir / JOURNAL).write_bytes(b"".join(map(encode, records)))
+    (run_dir / JOURNAL).write_bytes(b"".join(encode(record, number) for number, record in enumerate(records)))
 
 
 def records(checkpoints: Iterable[str]) -> list[Record]:
@@ -84,7 +84,7 @@ def records(checkpoints: Iterable[str]) -> list[Record]:
             Started(trial=trial, segment=0, step=0, until=1, slot=trial, checkpoint=name, how=EVIL),
             Reported(trial=trial, segment=0, step=1, metrics={EVIL: trial / 10, "__import__('os')": 1.0}),
             Reported(trial=trial, segment=0, step=10**18, metrics={EVIL: trial / 9}),
-            Saved(trial=trial, segment=0, step=10**18, checkpoint=name, size=-1),
+            Saved(trial=trial, segment=0, step=10**18, checkpoint=name),
             Decided(trial=trial, segment=0, step=10**18, action=Action.PAUSE),
             Left(trial=trial, segment=0, slot=trial, busy=-1e308, log=(-5, 2**62)),
             Started(trial=trial, segment=1, step=10**18, until=-5, slot=-1, donor=-7, config={EVIL: EVIL + "2", "lr": 0.5}, checkpoint=name, how=EVIL),
