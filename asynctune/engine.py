@@ -583,6 +583,8 @@ class Engine:
                     self._watch.alive(slot.spec.index, now)
                 if slot.active:
                     self._cap(slot, slot.log_start)
+                    if self._journal.behind:  # it may have reported, and we do not listen
+                        self._watch.reported(slot.spec.index, now)
         for index, cause in self._watch.overdue(now):
             worker = self._slots[index].worker
             if isinstance(worker, Worker):
