@@ -243,9 +243,8 @@ class Engine:
     def _advance(self, slot: _Slot) -> Started | Suggest | None:
         """Let a slot take up what it is to run next. Return that, or what has to be waited for first; None: for any change."""
         while True:
-            warm = slot.trial if slot.parked else None
             now = self._now()
-            offer = self._study.offer(slot.spec.index, warm=warm, time=now)
+            offer = self._study.offer(slot.spec.index, time=now)
             if offer is None or slot.worker is None:
                 return offer
             if isinstance(offer, Started):

@@ -31,8 +31,8 @@ from asynctune.records import (
     Left,
     Lost,
     Record,
+    Reopened,
     Reported,
-    Resumed,
     Saved,
     Started,
     Stopping,
@@ -56,7 +56,7 @@ BACKLOG = 10_000  # records that may wait for their write; some 2 MB
 
 
 AnyRecord = (
-    Header | Resumed | Suggested | Started | Reported | Saved | Decided | Left | Lost | Failed | Finished | Stopping
+    Header | Reopened | Suggested | Started | Reported | Saved | Decided | Left | Lost | Failed | Finished | Stopping
 )
 
 

@@ -20,8 +20,8 @@ __all__ = [
     "Left",
     "Lost",
     "Record",
+    "Reopened",
     "Reported",
-    "Resumed",
     "Saved",
     "Started",
     "Stopping",
@@ -202,7 +202,7 @@ class Lost(Record, frozen=True, kw_only=True):
     error: str  # what is wrong with it, one line
 
 
-class Resumed(Record, frozen=True, kw_only=True):
+class Reopened(Record, frozen=True, kw_only=True):
     """Another driver takes the run up. What ran when the last one ended starts again from its last checkpoint."""
 
     num_trials: int | None

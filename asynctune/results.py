@@ -29,7 +29,9 @@ from asynctune.records import (
     Finished,
     Header,
     Left,
+    Lost,
     Record,
+    Reopened,
     Reported,
     Saved,
     Started,
@@ -71,7 +73,7 @@ class Segment:
     config: Config
 
 
-_EVENTS = frozenset({Suggested, Started, Saved, Left, Failed})  # what a history is made of
+_EVENTS = frozenset({Suggested, Started, Saved, Left, Lost, Failed})  # what a history is made of
 
 
 @dataclass(slots=True)
@@ -96,6 +98,8 @@ class _History:
                     self.checkpoint = checkpoint
             case Saved(checkpoint=checkpoint):
                 self.checkpoint = checkpoint
+            case Lost():
+                self.checkpoint = None
             case Left(slot=slot, log=(first, last)):
                 self.logs.append((slot, first, last))
             case Failed(error=error, traceback=traceback):
@@ -305,9 +309,17 @@ class Trials(Sequence[TrialResult]):
             self.states[trial] = TrialState.PENDING if record.retry else TrialState.FAILED
         elif type(record) is Finished:
             self.states[trial] = record.state
+        elif type(record) is Lost:
+            self.states[trial] = TrialState.PENDING
         if type(record) in _EVENTS:
             self._events.add(trial, offset)
         self._last = offset
+
+    def reopen(self) -> None:
+        """Another driver took up the run: what ran is to be started again."""
+        for trial, state in enumerate(self.states):
+            if state == TrialState.RUNNING:
+                self.states[trial] = TrialState.PENDING
 
     def history(self, trial: int) -> _History:
         """What became of a trial. Raises `JournalError` if the journal cannot be read any more."""
@@ -383,6 +395,10 @@ class Result:
             wall = record.time
             if type(record) is Stopping:
                 stopping = record.reason
+                continue
+            if type(record) is Reopened:
+                stopping = None
+                trials.reopen()
                 continue
             trials.apply(offset, record)
             if startup is None and type(record) is Started:

@@ -18,7 +18,7 @@ LAYERS = [
     ["_wire", "space", "records", "rundir"],
     ["worker", "searchers", "slots", "population"],
     ["schedulers", "processes", "advisor", "journal", "results"],
-    ["study", "progress"],
+    ["study", "resume", "progress"],
     ["engine", "tuner"],
     ["report", "_run"],
 ]
