@@ -18,8 +18,23 @@ from hypothesis import strategies as st
 
 import asynctune as at
 from asynctune import journal
-from asynctune.records import ENDED, Action, Decided, Failed, Finished, Left, Record, Reported, Saved, Stopping
-from asynctune.records import Started, Suggested, TrialState
+from asynctune.records import (
+    ENDED,
+    Action,
+    Decided,
+    Failed,
+    Finished,
+    Left,
+    Lost,
+    Record,
+    Reopened,
+    Reported,
+    Saved,
+    Started,
+    Stopping,
+    Suggested,
+    TrialState,
+)
 from asynctune.schedulers import Scheduler
 from asynctune.searchers import Searcher
 from asynctune.study import Study, Suggest
@@ -75,8 +90,12 @@ class Shell:
         """One event, if it can happen now."""
         self.time += 0.25
         study = self.study
+        if what == 12 and value < 64:
+            self.commit(Reopened(time=self.time, num_trials=6, slots=4))
+            self.running.clear()
+            return
         if not self.running or what < 3:
-            self.start(who if what else None)
+            self.start()
             return
         trial = sorted(self.running)[who % len(self.running)]
         segment, step = study.segment(trial), study.step(trial)
@@ -93,8 +112,11 @@ class Shell:
             case 10 if step:
                 self.leave(trial)
                 self.commit(Finished(time=self.time, trial=trial, state=study.final_state(trial)))
-            case 11 if value == 0 and not study.stopping:
+            case 11 if value < 8 and not study.stopping:
                 self.commit(Stopping(time=self.time, reason="on request"))
+            case 11 if (checkpoint := study.checkpoint(trial)) is not None and study.runs_on(trial):
+                self.commit(Lost(time=self.time, trial=trial, checkpoint=checkpoint, error="no such directory"))
+                self.running.pop(trial)
         if trial in self.running:
             self.obey(trial)
 
@@ -120,15 +142,11 @@ class Shell:
             Left(time=self.time, trial=trial, segment=self.study.segment(trial), slot=slot, busy=0.1, log=(0, 1))
         )
 
-    def start(self, warm: int | None) -> None:
-        """Start what a free slot is offered; it may hold a paused trial warm."""
+    def start(self) -> None:
         free = next(slot for slot in itertools.count() if slot not in self.running.values())
         if free >= 4:
             return
-        paused = [trial for trial in range(len(self.study)) if self.paused(trial)]
-        offer = self.study.offer(
-            free, warm=paused[warm % len(paused)] if paused and warm is not None else None, time=self.time
-        )
+        offer = self.study.offer(free, time=self.time)
         if isinstance(offer, Suggest):
             row = at.Random().bind(
                 space=self.study.space, seed=self.seed, num_trials=None, rows=self.study._rows
@@ -169,7 +187,7 @@ def test_a_replayed_journal_leads_elsewhere(
 
     shell = Shell(make, seed)
     for event in zip(*(iter(events),) * 3, strict=False):
-        shell.take(event[0] % 12, event[1], event[2])
+        shell.take(event[0] % 13, event[1], event[2])
     replayed = make()
     for number, record in enumerate(shell.records):
         replayed.apply(journal.decode(journal.encode(record).rstrip(b"\n")))
