@@ -7,6 +7,7 @@ that a step lost or taken twice, a donor mistaken for another or a configuration
 import functools
 import json
 import os
+import time
 import zlib
 from typing import Any
 
@@ -79,7 +80,9 @@ def train(trial: at.Trial, stop: int | None, poison: int | None) -> None:
     trial.track(chain=chain)
     assert chain.step == trial.step, f"the state of step {chain.step} for step {trial.step}"
     note(f"{trial.id} {trial.step}")
+    pace = float(os.environ.get("FAULTS_PACE", "0"))
     for step in trial.steps(stop):
+        time.sleep(pace)
         if trial.id == poison and step == 2:
             raise ValueError("poison")
         chain.advance(trial.config)

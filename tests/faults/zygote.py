@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 
 import asynctune as at
 from asynctune.searchers.hyperopt import _load_library
+from tests.digest import digest
 from tests.faults.scenarios import arguments
 
 
 def main() -> None:
     _load_library()
-    for name in ("tests.faults.scenarios", "asynctune.worker.job", "shutil", "tempfile"):
-        __import__(name)
+    for name in at.__all__:
+        getattr(at, name)  # imported when it is first asked for
     gc.freeze()  # or a collection would copy every page of it
     for line in sys.stdin:
         job = json.loads(line)
@@ -31,13 +32,18 @@ def main() -> None:
             os.close(ours)
             drive(job, theirs)
         os.close(theirs)
+        answer(pid)
         _, status = os.waitpid(pid, 0)
         os.set_blocking(ours, False)  # something that the driver left behind may hold the other end
         with open(ours, "rb", buffering=0) as pipe:
             said = pipe.read(2**16)
         outcome = json.loads(said) if said else {}
-        sys.stdout.write(json.dumps(outcome | {"status": os.waitstatus_to_exitcode(status)}) + "\n")
-        sys.stdout.flush()
+        answer(outcome | {"status": os.waitstatus_to_exitcode(status)})
+
+
+def answer(thing: Any) -> None:
+    sys.stdout.write(json.dumps(thing) + "\n")
+    sys.stdout.flush()
 
 
 def drive(job: dict[str, Any], outcome: int) -> NoReturn:
@@ -45,15 +51,18 @@ def drive(job: dict[str, Any], outcome: int) -> NoReturn:
     status = 1
     try:
         signal.alarm(job["seconds"])
-        os.environ["FAULTS_NOTES"] = job["notes"]
-        given: dict[str, Any] = job["options"] | {key: job[key] for key in ("run_dir", "slots")}
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # tracebacks of trials that are to fail
+        os.environ |= {"FAULTS_NOTES": job["notes"], "FAULTS_PACE": str(job["pace"])}
+        given = arguments(job["scenario"]) | job["options"] | {key: job[key] for key in ("run_dir", "slots", "resume")}
         os.environ |= job["environment"]
         if job["environment"] and job["fault"]["who"] == "driver":
             ctypes.CDLL(None).faults_arm()
             for name in job["environment"]:
                 del os.environ[name]
         try:
-            at.run(**arguments(job["scenario"]), **given)
+            tuner = at.Tuner(**given)
+            at.run.__wrapped__(tuner)  # type: ignore[attr-defined]
+            os.write(outcome, json.dumps({"digest": digest(tuner._study)}).encode())
             status = 0
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is to be known
             text = traceback.format_exc()[-20_000:]
