@@ -147,7 +147,6 @@ class Saved(Record, frozen=True, kw_only=True):
     segment: int
     step: int
     checkpoint: str | None  # None: user code gave nothing to save, the trial can go on only from scratch or in place
-    size: int = 0  # bytes
 
 
 class Decided(Record, frozen=True, kw_only=True):

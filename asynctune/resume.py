@@ -28,7 +28,7 @@ class Replay:
         study: as it was when the last record had happened.
         due: what follows from the last records and is not in the journal, in order.
         time: of the last record, in seconds since the run began.
-        checkpoints: those that a record needs, and their sizes in bytes.
+        checkpoints: the names of those that a record needs.
     """
 
     study: Study
@@ -40,7 +40,7 @@ class Replay:
         self.header: Header | None = None
         self.due: list[Record] = []
         self.time = 0.0
-        self.checkpoints: dict[str, int] = {}
+        self.checkpoints: set[str] = set()
 
     def take(self, record: Record) -> None:
         """Let the next record have happened. Raises `JournalError` if it does not follow from those before."""
@@ -73,9 +73,9 @@ class Replay:
         else:
             self.due.clear()
         if isinstance(record, Saved) and record.checkpoint is not None:
-            self.checkpoints[record.checkpoint] = record.size
+            self.checkpoints.add(record.checkpoint)
         for effect in self.study.apply(record):
             if isinstance(effect, Release):
-                self.checkpoints.pop(effect.checkpoint, None)
+                self.checkpoints.discard(effect.checkpoint)
             elif isinstance(effect, _FOLLOWING):
                 self.due.append(effect)

@@ -2,11 +2,23 @@
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from asynctune.errors import InvalidArgument
 
-__all__ = ["CHECKPOINTS", "JOURNAL", "LOCK", "SEARCHER_LOG", "TRIALS", "check_no_links", "checkpoint_path", "log_file"]
+__all__ = [
+    "CHECKPOINTS",
+    "JOURNAL",
+    "LOCK",
+    "SEARCHER_LOG",
+    "TRIALS",
+    "check_no_links",
+    "checkpoint_path",
+    "is_checkpoint",
+    "log_file",
+    "make_directory",
+]
 
 JOURNAL = "journal.jsonl"
 LOCK = "lock"  # held by the driver as long as a process of the run lives
@@ -22,15 +34,29 @@ def log_file(slot: int) -> str:
     return f"slot-{slot}.log"
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether a checkpoint can have that name."""
+    return _CHECKPOINT.fullmatch(name) is not None
+
+
 def checkpoint_path(run_dir: Path, name: str) -> Path:
     """Where the checkpoint of that name is.
 
     Raises:
         InvalidArgument: the name is not of the form `trial-segment-step`: a journal that names others was tampered with.
     """
-    if _CHECKPOINT.fullmatch(name) is None:
+    if not is_checkpoint(name):
         raise InvalidArgument(f"a checkpoint's name must be trial-segment-step, three integers, got {name!r}")
     return run_dir / CHECKPOINTS / name
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory (mode 0700) unless it is there. Raises `InvalidArgument` if something else is, a link to a directory too."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise InvalidArgument(f"in a run directory, {path.name!r} must be a directory, got {str(path)!r}") from None
 
 
 def check_no_links(run_dir: Path) -> None:

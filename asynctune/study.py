@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from asynctune._core import SEED, Stream
 from asynctune.errors import AsynctuneError, InvalidArgument, check_integer, check_mode
@@ -34,10 +33,11 @@ from asynctune.records import (
     TrialState,
     check_transition,
 )
+from asynctune.references import References
 from asynctune.schedulers import FIFO, Scheduler
 from asynctune.searchers import Random, Searcher
 from asynctune.searchers.base import Suggestion
-from asynctune.space import Row, Rows, Space
+from asynctune.space import Rows, Space
 from asynctune.worker.trial import measurements
 
 __all__ = ["Assignment", "Decision", "Release", "Save", "Study", "Suggest"]
@@ -120,13 +120,6 @@ class _Trial(msgspec.Struct, gc=False):
     failures: int = 0
 
 
-class _Left(msgspec.Struct, gc=False):
-    """A segment that an exploit has ended."""
-
-    row: bytes  # (d,) float64
-    checkpoint: str  # its last one
-
-
 class Study:
     """One run's state: its trials, its scheduler, its searcher.
 
@@ -194,10 +187,7 @@ class Study:
         self._again: OrderedDict[int, None] = OrderedDict()  # those to be started again, ahead of all else
         self._last: dict[int, int] = {}  # slot -> the trial that it ran last
         self._counts = [0] * len(TrialState)
-        # Checkpoint -> how many restart points, triples and best trials refer to it, where that is more than one.
-        self._references: dict[str, int] = {}
-        # "trial-segment" -> that segment, as long as its last checkpoint is there: somebody behind may take over from it.
-        self._left: dict[str, _Left] = {}
+        self._references = References()
         self._unneeded: list[str] = []  # checkpoints that the scheduler has let go of, still to be taken off the books
         self._best: int | None = None
         self._kept: int | None = None  # the best so far of which the checkpoint is there
@@ -450,7 +440,9 @@ class Study:
             )
         segment = trial.segment + 1
         assert resumption.checkpoint is not None
-        donated = self._trained_with(resumption.checkpoint, resumption.donor)
+        donated = self._references.trained_with(resumption.checkpoint)
+        if donated is None:
+            donated = self._rows[resumption.donor]
         row = self._scheduler.explore(donated, resumption.trial, segment, resumption.step)
         return Started(
             time=time,
@@ -500,11 +492,11 @@ class Study:
         if record.donor is None:
             return []
         assert record.config is not None and record.checkpoint is not None and trial.checkpoint is not None
-        self._left[f"{record.trial}-{trial.segment}"] = _Left(self._rows[record.trial].tobytes(), trial.checkpoint)
+        self._references.end_segment(record.trial, trial.segment, self._rows[record.trial], trial.checkpoint)
         self._rows[record.trial] = self.space.encode(record.config)
         self._values[record.trial] = self._sign * resumption.score
         trial.segment, trial.step = record.segment, record.step
-        self._refer(record.checkpoint)
+        self._references.add(record.checkpoint)
         return self._restart_point(trial, record.checkpoint, record.step)
 
     def _reported(self, record: Reported) -> list[Effect]:
@@ -553,7 +545,7 @@ class Study:
             self._move(record.trial, TrialState.PAUSED)
             held = trial.waits and self._scheduler.saved(record.trial, record.step, record.checkpoint)
             if held and record.checkpoint is not None:
-                self._refer(record.checkpoint)
+                self._references.add(record.checkpoint)
             effects += self._released() + self._close(record.time)
             if record.checkpoint is None and not self._stopping:
                 effects.append(Stopping(time=record.time, reason=_NOTHING_SAVED.format(record.trial), failed=True))
@@ -678,7 +670,7 @@ class Study:
         return self._best is None or self._sign * value > self._sign * self._values[self._best]
 
     def _restart_point(self, trial: _Trial, checkpoint: str | None, step: int) -> list[Effect]:
-        """Let a trial restart from another `checkpoint`: its own new one, one that `_refer` has counted, or from nowhere."""
+        """Let a trial restart from another `checkpoint`: its own new one, one that is counted already, or from nowhere."""
         before, trial.checkpoint, trial.checkpoint_step = trial.checkpoint, checkpoint, step
         return [] if before is None else self._unrefer(before)
 
@@ -690,26 +682,8 @@ class Study:
         count = len(self._unneeded) if self.done else min(_RELEASED_AT_ONCE, len(self._unneeded))
         return [effect for _ in range(count) for effect in self._unrefer(self._unneeded.pop())]
 
-    def _refer(self, checkpoint: str) -> None:
-        """One more refers to a checkpoint."""
-        self._references[checkpoint] = self._references.get(checkpoint, 1) + 1
-
     def _unrefer(self, checkpoint: str) -> list[Effect]:
-        """One less refers to a checkpoint."""
-        references = self._references.pop(checkpoint, 1) - 1
-        if references > 1:
-            self._references[checkpoint] = references
-        if references:
-            return []
-        segment = _segment_of(checkpoint)
-        if segment in self._left and self._left[segment].checkpoint == checkpoint:
-            del self._left[segment]
-        return [Release(checkpoint)]
-
-    def _trained_with(self, checkpoint: str, donor: int) -> Row:
-        """The row (d,) that a donor's checkpoint was trained with: the donor itself may have taken over another since."""
-        left = self._left.get(_segment_of(checkpoint))
-        return self._rows[donor] if left is None else np.frombuffer(left.row)
+        return [Release(checkpoint)] if self._references.drop(checkpoint) else []
 
     def _close(self, time: float) -> list[Effect]:
         """When nothing runs and nothing can start, what is still paused comes to its end, one trial after the other."""
@@ -718,8 +692,3 @@ class Study:
         while self._trials[self._first_paused].state is not TrialState.PAUSED:
             self._first_paused += 1
         return [Finished(time=time, trial=self._first_paused, state=TrialState.STOPPED)]
-
-
-def _segment_of(checkpoint: str) -> str:
-    """Of "trial-segment-step" the "trial-segment"."""
-    return checkpoint.rpartition("-")[0]

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 import asynctune as at
@@ -67,7 +68,8 @@ def write(path: Path, num_trials: int) -> None:
         header = Header(
             metric="loss", mode="min", num_trials=num_trials, seed=0, space={}, searcher="", scheduler="", slots=2
         )
-        file.write(encode(header))
+        numbers = count()
+        file.write(encode(header, next(numbers)))
         config = dict.fromkeys(SPACE, 0.1234567890123456)
         for trial in range(num_trials):
             records = [
@@ -77,7 +79,7 @@ def write(path: Path, num_trials: int) -> None:
                 Left(trial=trial, segment=0, slot=trial % 2, busy=1.0, log=(0, 0)),
                 Finished(trial=trial, state=TrialState.COMPLETED),
             ]
-            file.writelines(map(encode, records))
+            file.writelines(map(encode, records, numbers))
 
 
 def loaded(run_dir: Path) -> dict[str, float]:

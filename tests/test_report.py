@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
+from itertools import count
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -102,7 +103,7 @@ Show = Callable[..., str]
 @pytest.fixture
 def show(tmp_path: Path) -> Show:
     def show(*records: Record, header: Header = HEADER) -> str:
-        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records])))
+        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records], count())))
         return render(Result.load(tmp_path))
 
     return show

@@ -2,6 +2,7 @@ import math
 import sys
 import tracemalloc
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def load(tmp_path: Path) -> Load:
     """Writes records as a run and loads it."""
 
     def load(*records: Record, header: Header = HEADER) -> Result:
-        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records])))
+        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records], count())))
         return Result.load(tmp_path)
 
     return load
@@ -287,7 +288,7 @@ def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
 
 
 def test_a_record_of_an_unknown_trial_is_refused_with_its_place(load: Load) -> None:
-    with pytest.raises(JournalError, match=rf"the 'reported' record at byte {len(encode(HEADER))} is out of place"):
+    with pytest.raises(JournalError, match=rf"the 'reported' record at byte {len(encode(HEADER, 0))} is out of place"):
         load(reported(3, 1, 0.5))
     with pytest.raises(JournalError, match="the 'suggested' record"):
         load(suggested(1))
@@ -328,7 +329,8 @@ def test_trials_of_two_results_are_not_equal(load: Load) -> None:
 
 
 def test_a_result_stays_what_it_was_while_the_journal_grows(load: Load, tmp_path: Path) -> None:
-    result = load(suggested(0), started(0), reported(0, 1, 0.1), Stopping(time=1.0, reason="enough"))
+    before = [suggested(0), started(0), reported(0, 1, 0.1), Stopping(time=1.0, reason="enough")]
+    result = load(*before)
     since = [
         started(0, 0, segment=1, donor=1, config={"lr": 0.7}, how="exploited"),
         reported(0, 2, 0.2, segment=1),
@@ -337,7 +339,7 @@ def test_a_result_stays_what_it_was_while_the_journal_grows(load: Load, tmp_path
         *trial(1, 0.9),
     ]
     with open(tmp_path / JOURNAL, "ab") as file:
-        file.writelines(map(encode, since))
+        file.writelines(map(encode, since, count(1 + len(before))))
     [only] = result.trials
     assert (only.state, only.value, only.step, only.busy) == (TrialState.RUNNING, 0.1, 1, 0.0)
     assert (only.lineage, only.error) == ([Segment(0, 0, None, {"lr": 0.0})], None)
@@ -348,7 +350,7 @@ def test_a_result_stays_what_it_was_while_the_journal_grows(load: Load, tmp_path
 def test_a_view_of_a_journal_that_was_damaged_since_names_the_byte(load: Load, tmp_path: Path) -> None:
     result = load(*trial(0, 0.5))
     journal = bytearray((tmp_path / JOURNAL).read_bytes())
-    first = len(encode(HEADER))
+    first = len(encode(HEADER, 0))
     journal[first] = ord("?")
     (tmp_path / JOURNAL).write_bytes(journal)
     assert result.best.value == 0.5

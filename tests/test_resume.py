@@ -75,13 +75,13 @@ def test_a_trial_that_ran_is_forgotten() -> None:
 
 def test_a_trial_does_not_go_on_from_its_checkpoint() -> None:
     live = study()
-    saved = Saved(trial=0, segment=0, step=2, checkpoint="0-0-2", size=9)
+    saved = Saved(trial=0, segment=0, step=2, checkpoint="0-0-2")
     replay = replayed([*start(live), reported(0, 1), reported(0, 2), saved, reported(0, 3)])
     replay.study.apply(reopened())
     offer = replay.study.offer(0)
     assert isinstance(offer, Started)
     assert (offer.trial, offer.step, offer.checkpoint) == (0, 2, "0-0-2")
-    assert replay.checkpoints == {"0-0-2": 9}
+    assert replay.checkpoints == {"0-0-2"}
 
 
 def test_a_decision_that_was_not_written_is_forgotten() -> None:
@@ -171,7 +171,7 @@ def test_a_lost_checkpoint_ends_its_trial() -> None:
     assert isinstance(offer, Started)
     replay.take(offer)
     replay.take(Lost(trial=0, checkpoint="0-0-2", error="it is missing"))
-    assert replay.checkpoints == {}
+    assert replay.checkpoints == set()
     offer = again.offer(0)
     assert isinstance(offer, Started)
     assert (offer.trial, offer.step, offer.checkpoint) == (0, 0, None)
