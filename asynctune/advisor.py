@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asynctune import _wire as wire
 from asynctune.errors import RunFailed
-from asynctune.processes import Worker
+from asynctune.processes import Supervisor, Worker
 from asynctune.searchers.base import Row, Suggestion
 
 __all__ = ["Advisor"]
@@ -21,11 +21,13 @@ class Advisor:
     Args:
         log: the file that gets what the searcher's library prints.
         preload: the first call in the process, ahead of any question.
+        supervisor: the run's, which ends the process with the driver.
     """
 
-    def __init__(self, log: Path, preload: Callable[[], object]) -> None:
+    def __init__(self, log: Path, preload: Callable[[], object], supervisor: Supervisor | None = None) -> None:
         self._log = log
         self._preload = preload
+        self._supervisor = supervisor
         self._worker: Worker | None = None
         self._answer: asyncio.Future[Row] | None = None
         self._job = 0
@@ -33,7 +35,7 @@ class Advisor:
     async def start(self) -> None:
         """Start the process; does not wait for it to be ready."""
         environment = {"CUDA_VISIBLE_DEVICES": ""}
-        self._worker = await Worker.spawn(environment, self._log, self._received, self._died)
+        self._worker = await Worker.spawn(environment, self._log, self._received, self._died, self._supervisor)
         self._worker.send(wire.Load(b"", sys.path, os.getcwd()))
         self._call(self._preload)
 

@@ -14,11 +14,11 @@ PACKAGE = Path(__file__).parent.parent / "asynctune"
 
 #: As in docs/design.md. An import points down, or to a room named earlier in the same layer.
 LAYERS = [
-    ["errors", "_core"],
+    ["errors", "supervisor", "_core"],
     ["_wire", "space", "records", "rundir", "logs"],
     ["worker", "searchers", "slots", "population", "checkpoints", "references"],
     ["schedulers", "processes", "advisor", "journal", "results"],
-    ["study", "resume", "progress"],
+    ["study", "resume", "watch", "progress"],
     ["engine", "tuner"],
     ["report", "_run", "__main__"],
 ]
