@@ -12,7 +12,8 @@ import json
 import types
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def _state(thing: Any, above: tuple[int, ...]) -> Any:
             return {kind: [[inner(key), inner(value)] for key, value in thing.items()]}
         case Mapping():
             return {kind: sorted(([inner(key), inner(value)] for key, value in thing.items()), key=json.dumps)}
-        case Set():
+        case AbstractSet():
             return {kind: sorted(map(inner, thing), key=json.dumps)}
         case Sequence() | deque():
             return {kind: [inner(each) for each in thing]}
@@ -68,10 +69,12 @@ def _state(thing: Any, above: tuple[int, ...]) -> Any:
         case functools.partial():
             return {kind: [inner(thing.func), inner(thing.args), inner(thing.keywords)]}
         case types.MethodType():
-            return {kind: thing.__func__.__qualname__}  # bound to something that holds it, or it would be no state of this
+            return {
+                kind: thing.__func__.__qualname__
+            }  # bound to something that holds it, or it would be no state of this
         case types.FunctionType() | types.BuiltinFunctionType() | type():
             return {"named": f"{thing.__module__}.{thing.__qualname__}"}
-    if type(thing).__reduce__ is not object.__reduce__:  # it says by itself what it is made of
+    if getattr(type(thing), "__reduce__", None) is not object.__reduce__:  # it says by itself what it is made of
         return {kind: inner(thing.__reduce__()[1:])}
     names = getattr(thing, "__struct_fields__", None) or [*_slots(thing), *getattr(thing, "__dict__", ())]
     if not names and type(thing).__flags__ & _HEAP_TYPE == 0:

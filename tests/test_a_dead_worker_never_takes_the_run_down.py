@@ -18,6 +18,7 @@ from asynctune.errors import RunFailed
 from asynctune.records import Failed, Record, Started, TrialState
 from asynctune.rundir import JOURNAL
 from tests.faults import contents, wait_until
+from tests.proctable import marked
 
 SPACE = {"x": at.uniform(0.0, 1.0)}
 COMPLETED, FAILED = TrialState.COMPLETED, TrialState.FAILED
@@ -41,26 +42,11 @@ NUM_TRIALS = 12
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], set[int]]]:
-    """Whose environment is inherited from here: the pids of those that live."""
-    token = f"MARK={uuid.uuid4()}"
-    monkeypatch.setenv(*token.split("="))
-
-    def marked() -> set[int]:
-        pids = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if token.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                        pids.add(int(entry.name))
-                except OSError:  # of another user, or gone
-                    continue
-        return pids
-
-    yield marked
-    deadline = time.monotonic() + 5
-    while (left := marked()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not left, "processes are left"
+    """Who lives of those that come from here; in the end there must be nobody."""
+    token = str(uuid.uuid4())
+    monkeypatch.setenv("MARK", token)
+    yield lambda: marked(f"MARK={token}")
+    wait_until(lambda: not marked(f"MARK={token}"), 5)
 
 
 def die(death: str) -> None:
@@ -195,7 +181,7 @@ def test_a_grandchild_outlives_its_dead_worker(tmp_path: Path, mark: Callable[[]
         if trial.id == 2:
             subprocess.Popen(["sleep", "100"], start_new_session=True)
             os.kill(os.getpid(), 9)
-        return trial.config["x"]
+        return 1.0
 
     train.__module__ = "__main__"
     result = at.run(train, SPACE, **options(tmp_path, num_trials=5))

@@ -114,7 +114,10 @@ def test_a_run_that_does_not_exist_is_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"space": SPACE | {"x": at.uniform(0.0, 2.0)}}, r"space: x was uniform\(0.0, 1.0\) and is uniform\(0.0, 2.0\)"),
+        (
+            {"space": SPACE | {"x": at.uniform(0.0, 2.0)}},
+            r"space: x was uniform\(0.0, 1.0\) and is uniform\(0.0, 2.0\)",
+        ),
         ({"space": SPACE | {"kind": "large"}}, "space: kind was 'small' and is 'large'"),
         ({"space": SPACE | {"y": at.uniform(0.0, 2.0)}}, r"space: y was missing and is uniform\(0.0, 2.0\)"),
         ({"space": dict(reversed(SPACE.items()))}, "space: its hyperparameters come in another order"),

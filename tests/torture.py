@@ -29,6 +29,7 @@ from tests.faults import ERRORS, KILLS, ROOT, Drive, Driver, Outcome, Point, con
 from tests.faults.crash import CLEAN, Crashes, Who
 from tests.faults.oracle import Remains, replay
 from tests.faults.scenarios import SCENARIOS
+from tests.proctable import family, marked
 
 __all__ = ["FAULTS", "Torture", "main"]
 
@@ -211,9 +212,7 @@ class Torture:
 
     def stopped_worker(self) -> list[str] | None:
         """A worker hangs."""
-        crashes = self._of(
-            self.draw.choice(QUICK), 1, OFTEN | {"max_failures": 3, "report_timeout": 1.0}, pace=0.01
-        )
+        crashes = self._of(self.draw.choice(QUICK), 1, OFTEN | {"max_failures": 3, "report_timeout": 1.0}, pace=0.01)
         return crashes.under("a worker is stopped", self._signals(signal.SIGSTOP, worker=True), _was(0))
 
     def killed_supervisor(self) -> list[str] | None:
@@ -266,7 +265,7 @@ class Torture:
 
         def compete(pid: int, drive: Drive) -> None:
             self._wait_for_a_start(drive)
-            said = self._program(SECOND, drive.run_dir)
+            said = self._program(PLAIN, drive.run_dir)
             if said.returncode != 1 or str(pid) not in said.stderr.splitlines()[-1]:
                 wrong.append(f"a second driver while {pid} runs: {said}")
 
@@ -300,7 +299,9 @@ class Torture:
 
         run_dir = self._directory() / "run"
         said = self._program(PLAIN, run_dir, preexec_fn=starve)
-        if said.returncode == 1 and _last_error(said).startswith(("JournalError", "RunFailed", "ImportError", "OSError")):
+        if said.returncode == 1 and _last_error(said).startswith(
+            ("JournalError", "RunFailed", "ImportError", "OSError")
+        ):
             said = self._program(PLAIN, run_dir)
         return [] if said.returncode == 0 else [f"{limit} descriptors: {said}"]
 
@@ -339,7 +340,8 @@ class Torture:
         crashes = self._of(scenario, "inline", OFTEN)
         crashes.expected()
         drive = crashes._drive(0.0)
-        drive.fault = crashes._fault(drive, at=self.draw.randint(crashes.points // 2, crashes.points - 5), what=KILLS[0])
+        at = self.draw.randint(crashes.points // 2, crashes.points - 5)
+        drive.fault = crashes._fault(drive, at=at, what="kill-before")
         self.driver(drive)
         drive.fault.lift()
         return drive
@@ -352,7 +354,8 @@ class Torture:
     def _signals(self, number: signal.Signals, *, worker: bool) -> Callable[[int, Drive], None]:
         def send(pid: int, drive: Drive) -> None:
             self._wait_for_a_start(drive)
-            children = [child for child in _children(pid) if (b"supervisor.py" in _command(child)) != worker]
+            children = family(pid) - {pid}
+            children = {child for child in children if (b"supervisor.py" in _command(child)) != worker}
             if children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.draw.choice(sorted(children)), number)
@@ -381,12 +384,10 @@ class Torture:
         directory = self._directory()
         said = self._program(code, directory / "run")
         wrong = [] if said.returncode == 0 else [f"{said.stderr[-1500:]}"]
-        mark = str(directory / "run").encode()
-        deadline = time.monotonic() + 5
-        while left := [pid for pid in _processes() if mark in _command(pid) or mark in _environment(pid)]:
-            if time.monotonic() > deadline:
-                return [*wrong, f"processes are left: {left}"]
-            time.sleep(0.05)
+        try:
+            wait_until(lambda: not marked(f"RUN={directory / 'run'}"), 5)
+        except TimeoutError:
+            wrong.append("processes are left")
         shutil.rmtree(directory)
         return wrong
 
@@ -403,13 +404,6 @@ def states(result):
 """
 
 PLAIN = (
-    PRELUDE
-    + """
-run(lambda trial: trial.config["x"], resume="auto")
-"""
-)
-
-SECOND = (
     PRELUDE
     + """
 run(lambda trial: trial.config["x"], resume="auto")
@@ -515,25 +509,8 @@ def _last_error(said: subprocess.CompletedProcess[str]) -> str:
     return lines[-1].partition(":")[0].rpartition(".")[2] if lines else ""
 
 
-def _processes() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for child in _processes():
-        fields = contents(Path(f"/proc/{child}/stat")).rpartition(b")")[2].split()
-        if fields and int(fields[1]) == pid:
-            found.append(child)
-    return found
-
-
 def _command(pid: int) -> bytes:
     return contents(Path(f"/proc/{pid}/cmdline"))
-
-
-def _environment(pid: int) -> bytes:
-    return contents(Path(f"/proc/{pid}/environ"))
 
 
 #: What people read -> what is done.

@@ -54,7 +54,9 @@ def serve(channel: SocketChannel, log: int) -> None:
                         raise ProtocolError("a Run frame came before a trainable")
                     session = None  # what the last trial tracked is let go before the next one begins
                     for descriptor in (1, 2):
-                        os.dup2(log, descriptor)  # the last trial may have closed it; then the next file opened has its number
+                        os.dup2(
+                            log, descriptor
+                        )  # the last trial may have closed it; then the next file opened has its number
                     session = run_job(function, frame, channel)
                 case Save():
                     save_ended(session, frame, channel)

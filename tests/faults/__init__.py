@@ -15,7 +15,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-__all__ = ["ERRORS", "KILLS", "ROOT", "Drive", "Driver", "Fault", "Outcome", "Point", "contents", "library", "wait_until"]
+__all__ = [
+    "ERRORS",
+    "KILLS",
+    "ROOT",
+    "Drive",
+    "Driver",
+    "Fault",
+    "Outcome",
+    "Point",
+    "contents",
+    "library",
+    "wait_until",
+]
 
 ROOT = Path(__file__).parent.parent.parent  # where `tests` and, unless installed elsewhere, `asynctune` are
 KILLS = ("kill-before", "kill-half", "kill-after")

@@ -4,7 +4,6 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from asynctune.rundir import CHECKPOINTS, JOURNAL
@@ -191,6 +190,7 @@ def differences(expected: Any, got: Any, where: str = "") -> list[str]:
     if isinstance(expected, dict) and isinstance(got, dict) and expected.keys() == got.keys():
         return [each for key in expected for each in differences(expected[key], got[key], f"{where}.{key}")]
     if isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
-        return [e for i, (a, b) in enumerate(zip(expected, got, strict=True)) for e in differences(a, b, f"{where}[{i}]")]
-    same = expected == got or (expected != expected and got != got)
-    return [] if same else [f"{where} is {got} and was {expected}"]
+        return [
+            e for i, (a, b) in enumerate(zip(expected, got, strict=True)) for e in differences(a, b, f"{where}[{i}]")
+        ]
+    return [] if expected == got else [f"{where} is {got} and was {expected}"]

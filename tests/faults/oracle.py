@@ -9,7 +9,7 @@ from typing import Any
 import asynctune as at
 from asynctune import journal
 from asynctune.errors import AsynctuneError
-from asynctune.records import ENDED, Finished, Header, Record, Reported, Started, Suggested, TrialState
+from asynctune.records import ENDED, Finished, Record, Reported, Started, Suggested
 from asynctune.resume import Replay
 from asynctune.rundir import CHECKPOINTS, JOURNAL
 from asynctune.study import Study
