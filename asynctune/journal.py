@@ -347,6 +347,7 @@ class Journal:
         self._made = False  # the file is ours
         self._replayed = False  # or there was nothing to replay
         self._raw: io.FileIO | None = None
+        self._size = 0  # bytes that the file has once all is written that was appended so far
         self._number = 0  # of the next line
         self._lines: list[bytes] = []
         self._calls: list[Callable[[], object]] = []
@@ -367,8 +368,10 @@ class Journal:
             raise self._error or JournalError(f"{self.path} is closed")
         if not self._replayed:
             raise AsynctuneError(f"{self.path} holds records: replay comes before append")
-        self._lines.append(encode(record, self._number))
+        line = encode(record, self._number)
+        self._lines.append(line)
         self._number += 1
+        self._size += len(line)
         self.empty = False
         self._wake.set()
 
@@ -381,6 +384,19 @@ class Journal:
         """Call when all that was appended so far is written, and with "power" on the disk; on the loop, right after that."""
         self._calls.append(call)
         self._wake.set()
+
+    def follow(self) -> Follower:
+        """A reader of what is appended from here on."""
+        return Follower(self.path, self._size, self._number)
+
+    async def written(self) -> None:
+        """Wait until all that was appended so far is written, or never will be."""
+        if not self._closing:
+            written = asyncio.Event()
+            self.when_written(written.set)
+            waiting = asyncio.create_task(written.wait())
+            await asyncio.wait([waiting, self._writer], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
 
     async def replay(self, take: Callable[[Record], object]) -> None:
         """Call `take` with each record there is, in the journal's own thread; then set a torn tail aside.
@@ -405,7 +421,7 @@ class Journal:
                 _set_aside(self.path, self._raw.fileno(), reader.offset, "torn")
         except OSError as error:
             raise JournalError(f"cannot set aside the torn tail of {self.path}: {error.strerror or error}") from error
-        self._number = reader.number
+        self._number, self._size = reader.number, reader.offset
         self.empty = reader.number == 0
         self._replayed = True
 

@@ -92,10 +92,10 @@ def plainly(folder: Path, reports: int) -> float:
 def study() -> at.Study:
     """One whose only trial runs, and may report as long as it likes."""
     study = at.Study(SPACE, metric="loss", mode="min", num_trials=1, seed=0)
-    offer = study.offer(0, warm=None, time=0.0)
+    offer = study.offer()
     assert isinstance(offer, Suggest)
     study.apply(Suggested(trial=0, config=study.space.decode(study.suggestion(0)())))
-    started = study.offer(0, warm=None, time=0.0)
+    started = study.offer()
     assert isinstance(started, Started)
     study.apply(started)
     return study

@@ -96,10 +96,10 @@ def test_a_resumed_run_does_not_grow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("auto", [True, "auto"])
 def test_what_was_cut_off_is_not_taken_up(tmp_path: Path, auto: Any) -> None:
-    whole = at.run(climb, SPACE, **options(tmp_path, slots=1))
+    whole = table(at.run(climb, SPACE, **options(tmp_path, slots=1)))
     cut_off(tmp_path / "run", after=Started, times=3)
     result = at.run(climb, SPACE, **options(tmp_path, slots=1), resume=auto)
-    assert table(result) == table(whole)
+    assert table(result) == whole
     assert [record.how for record in records(tmp_path / "run") if isinstance(record, Started)].count("restarted") == 1
 
 
@@ -121,10 +121,10 @@ def test_a_run_that_does_not_exist_is_resumed(tmp_path: Path) -> None:
         ({"space": SPACE | {"kind": "large"}}, "space: kind was 'small' and is 'large'"),
         ({"space": SPACE | {"y": at.uniform(0.0, 2.0)}}, r"space: y was missing and is uniform\(0.0, 2.0\)"),
         ({"space": dict(reversed(SPACE.items()))}, "space: its hyperparameters come in another order"),
-        ({"metric": "loss"}, "metric was 'score' and is 'loss'"),
-        ({"mode": "min"}, "mode was 'max' and is 'min'"),
-        ({"scheduler": at.ASHA(max_resource=9)}, r"scheduler was 'FIFO\(\)' and is 'ASHA"),
-        ({"searcher": at.HyperOpt()}, r"searcher was 'Random\(\)' and is 'HyperOpt"),
+        ({"metric": "loss"}, "metric was score and is loss"),
+        ({"mode": "min"}, "mode was max and is min"),
+        ({"scheduler": at.ASHA(max_resource=9)}, r"scheduler was FIFO\(\) and is ASHA"),
+        ({"searcher": at.HyperOpt()}, r"searcher was Random\(\) and is HyperOpt"),
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"num_trials": 5}, "num_trials may be raised from 6, got 5"),
     ],
@@ -180,13 +180,13 @@ def test_what_the_time_budget_paused_stays_paused(tmp_path: Path) -> None:
 
 def test_a_missing_or_damaged_checkpoint_ends_the_run(tmp_path: Path) -> None:
     options_ = options(tmp_path, num_trials=3, slots=1, scheduler=at.ASHA(max_resource=9, type="promotion"))
-    whole = at.run(climb, SPACE, **options_)
+    whole = table(at.run(climb, SPACE, **options_))
     cut_off(tmp_path / "run", after=Started)
     [*_, started] = records(tmp_path / "run")
     assert isinstance(started, Started) and started.checkpoint is not None
     shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
     result = at.run(climb, SPACE, **options_, resume=True)
-    assert table(result) == table(whole)
+    assert table(result) == whole
     [lost] = [record for record in records(tmp_path / "run") if isinstance(record, Lost)]
     assert (lost.trial, lost.checkpoint) == (started.trial, started.checkpoint)
 
@@ -213,7 +213,7 @@ def test_a_trial_that_hangs_holds_its_slot_for_ever(tmp_path: Path, limit: str) 
     result = at.run(hang, SPACE, **options(tmp_path, num_trials=4, **{limit: 1.5}))
     assert [trial.state for trial in result.trials] == [COMPLETED, FAILED, COMPLETED, COMPLETED]
     assert result.trials[1].error is not None and limit in result.trials[1].error
-    assert "time.sleep(600)" in result.trials[1].log()  # where it hung
+    assert "in hang" in result.trials[1].log()
 
 
 def test_a_full_disk_fails_trials(tmp_path: Path) -> None:
