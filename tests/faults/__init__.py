@@ -67,6 +67,9 @@ class Point(NamedTuple):
     size: int  # of the file, in bytes, before it
     path: Path
 
+    def __str__(self) -> str:
+        return f"point {self.number}, {self.call} {'/'.join(self.path.parts[-2:])}"
+
     @classmethod
     def of(cls, line: str) -> "Point":
         number, call, size, path = line.split(" ", 3)
@@ -147,7 +150,8 @@ class Outcome:
     def __str__(self) -> str:
         if self.status == -14:  # SIGALRM
             return "the driver hung"
-        return f"the driver ended with status {self.status} {self.error}\n{self.text[-1500:]}".strip()
+        lines = [f"the driver ended with status {self.status}", *self.text.splitlines()[-8:]]
+        return "\n  ".join(lines)
 
     @property
     def killed(self) -> bool:

@@ -113,8 +113,10 @@ def complaints(drive: Drive, remains: Iterable[Remains], live: str | None) -> It
         ran = {int(line.split()[0]) for line in starts[left.notes :]}
         yield from (f"trial {trial} had finished, and ran again" for trial in sorted(left.finished & ran))
     there, needed = _checkpoints(drive.run_dir), set(again.checkpoints)
-    if there != needed:
-        yield f"checkpoints: {sorted(there - needed)} are of no use, {sorted(needed - there)} are missing"
+    if not there >= needed:
+        yield f"checkpoints {sorted(needed - there)} are missing"
+    if there - needed and "keep_checkpoints" not in drive.options:
+        yield f"checkpoints {sorted(there - needed)} are of no use"
 
 
 def _misreports(every: Iterable[Record]) -> Iterator[str]:
