@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from asynctune.errors import InvalidArgument
-from asynctune.rundir import CHECKPOINTS, checkpoint_path, is_checkpoint, make_directory
+from asynctune.rundir import CHECKPOINTS, checkpoint_path, is_checkpoint, is_directory, make_directory
 
 __all__ = ["Store"]
 
@@ -103,7 +103,7 @@ class Store:
         """Weigh what lies there; what is no checkpoint goes."""
         found = []
         for path in self._directory.iterdir():
-            if path.is_symlink() or not path.is_dir() or not is_checkpoint(path.name):
+            if not (is_directory(path) and is_checkpoint(path.name)):
                 _remove(path)
             elif path.name in self._needed:
                 self._needed[path.name] = _size(path)
@@ -119,7 +119,7 @@ class Store:
 
 def _remove(path: Path) -> None:
     """Remove what lies there; of a link, the link."""
-    if path.is_dir() and not path.is_symlink():
+    if is_directory(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

@@ -19,7 +19,7 @@ from asynctune.advisor import Advisor
 from asynctune.checkpoints import Store
 from asynctune.errors import RunFailed
 from asynctune.journal import Journal
-from asynctune.logs import cap
+from asynctune.logs import CAP, cap
 from asynctune.processes import InlineWorker, Supervisor, Worker
 from asynctune.records import (
     ENDED,
@@ -463,6 +463,8 @@ class Engine:
         raise RunFailed(f"the supervisor {cause}")
 
     def _leave(self, slot: _Slot, trial: int, segment: int, busy: float, log: tuple[int, int]) -> None:
+        if log[1] - log[0] > CAP:
+            self._cap(slot, *log)
         where = slot.spec.index
         self._commit(Left(time=self._now(), trial=trial, segment=segment, slot=where, busy=busy, log=log))
 
@@ -579,12 +581,16 @@ class Engine:
             if isinstance(slot.worker, Worker):
                 if slot.worker.beat():
                     self._watch.alive(slot.spec.index, now)
-                cap(slot.log, slot.log_start)
+                if slot.active:
+                    self._cap(slot, slot.log_start)
         for index, cause in self._watch.overdue(now):
             worker = self._slots[index].worker
             if isinstance(worker, Worker):
                 worker.abort(cause)
         self._after(TICK, self._look)
+
+    def _cap(self, slot: _Slot, first: int, last: int | None = None) -> None:
+        self._loop.run_in_executor(None, cap, slot.log, first, last)  # where much is printed, it takes a while
 
     # Time, and errors.
 

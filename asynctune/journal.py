@@ -392,11 +392,9 @@ class Journal:
     async def written(self) -> None:
         """Wait until all that was appended so far is written, or never will be."""
         if not self._closing:
-            written = asyncio.Event()
-            self.when_written(written.set)
-            waiting = asyncio.create_task(written.wait())
-            await asyncio.wait([waiting, self._writer], return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
+            written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.when_written(lambda: written.set_result(None))
+            await asyncio.wait([written, self._writer], return_when=asyncio.FIRST_COMPLETED)
 
     async def replay(self, take: Callable[[Record], object]) -> None:
         """Call `take` with each record there is, in the journal's own thread; then set a torn tail aside.

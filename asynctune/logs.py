@@ -21,8 +21,9 @@ _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02  # modes of fallocate(2)
 def cap(path: Path, first: int, last: int | None = None, *, cap: int = CAP) -> None:
     """Of the bytes from `first` up to `last` (default: the file's end), keep the first and the last `cap // 2`.
 
-    A line where the hole begins says how many bytes went. To be called again while the file grows; with nothing to do it is one
-    system call. Raises nothing: where a file system has no holes all stays, and a log is no reason to end a run.
+    A line where the hole begins says how many bytes went. To be called again while the file grows, in a thread: a gigabyte may take
+    0.3 s; with nothing to do it is one system call. Raises nothing: where a file system has no holes all stays, and a log is no
+    reason to end a run.
     """
     try:
         if last is None:

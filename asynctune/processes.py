@@ -193,7 +193,7 @@ class Worker(asyncio.SubprocessProtocol):
             OSError: the log cannot be opened.
         """
         loop = asyncio.get_running_loop()
-        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             worker = cls(log, on_frames, on_death, supervisor)
         except OSError as error:
@@ -285,7 +285,6 @@ class Worker(asyncio.SubprocessProtocol):
         try:
             if not await self._reaped_within(grace):
                 self._signal(signal.SIGTERM)
-                self._signal(signal.SIGCONT)  # who is stopped would not see it
                 await self._reaped_within(grace)
         finally:
             self.kill()

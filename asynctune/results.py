@@ -19,6 +19,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from asynctune import logs
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
 from asynctune.journal import records_at, scan
 from asynctune.records import (
@@ -39,7 +40,7 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
-from asynctune.rundir import JOURNAL, checkpoint_path, log_file
+from asynctune.rundir import JOURNAL, checkpoint_path, is_directory, log_file
 
 __all__ = ["Result", "Segment", "TrialResult", "Trials", "flat", "printable"]
 
@@ -183,18 +184,13 @@ class TrialResult:
         if self._history.checkpoint is None:
             return None
         path = checkpoint_path(self._trials.run_dir, self._history.checkpoint)
-        return path if path.exists() else None
+        return path if is_directory(path) else None
 
     def log(self) -> str:
         """What it printed, over all its starts."""
-        parts = []
-        for slot, first, last in self._history.logs:
-            path = self._trials.run_dir / log_file(slot)
-            if not path.exists():  # an inline trial printed where the driver prints
-                continue
-            with open(path, "rb") as file:
-                file.seek(first)
-                parts.append(file.read(last - first))
+        run_dir = self._trials.run_dir
+        # An inline trial printed where the driver prints: there is no file.
+        parts = (logs.read(run_dir / log_file(slot), first, last) for slot, first, last in self._history.logs)
         return b"".join(parts).decode(errors="replace")
 
     def __eq__(self, other: object) -> bool:
@@ -455,10 +451,12 @@ class Result:
         return pandas.DataFrame(rows)
 
     def report(self, path: Path | str = "report.html") -> Path:
-        """Write the run as one self-contained page to `path`; return where it is."""
+        """Write the run as one self-contained page to `path`; return where it is. Raises `InvalidArgument` if that is a symbolic link."""
         from asynctune.report import render
 
         path = Path(path)
+        if path.is_symlink():  # in a run directory of somebody else's it may lead anywhere
+            raise InvalidArgument(f"path must not be a symbolic link, got {os.fspath(path)!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(self), encoding="utf-8")
         return path
@@ -473,18 +471,18 @@ class Result:
         plural = "" if len(self.trials) == 1 else "s"
         text = f"{len(self.trials)} trial{plural} in {self.wall:.1f} s: {self.ending()}"
         if self.stopping is not None:
-            text += f"; ended early: {self.stopping}"
+            text += f"; ended early: {printable(self.stopping)}"
         try:
             best = self.best
         except AsynctuneError:
             return text
-        return f"{text}; best {self.metric} {best.value:.6g} (trial {best.id}, step {best.step})"
+        return f"{text}; best {printable(self.metric)} {best.value:.6g} (trial {best.id}, step {best.step})"
 
     def __str__(self) -> str:
         lines = [self.summary()]
         with contextlib.suppress(AsynctuneError):
             lines += [
-                f"  {name} = {value:.6g}" if isinstance(value, float) else f"  {name} = {value}"
+                printable(f"  {name} = {value:.6g}" if isinstance(value, float) else f"  {name} = {value}")
                 for name, value in flat(self.best.config).items()
             ]
         return "\n".join([*lines, f"run directory: {self.run_dir}"])

@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 from pathlib import Path
 
 from asynctune.errors import InvalidArgument
@@ -16,6 +15,7 @@ __all__ = [
     "check_no_links",
     "checkpoint_path",
     "is_checkpoint",
+    "is_directory",
     "log_file",
     "make_directory",
 ]
@@ -50,12 +50,17 @@ def checkpoint_path(run_dir: Path, name: str) -> Path:
     return run_dir / CHECKPOINTS / name
 
 
+def is_directory(path: Path) -> bool:
+    """Whether a directory is there, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def make_directory(path: Path) -> None:
     """Make a directory (mode 0700) unless it is there. Raises `InvalidArgument` if something else is, a link to a directory too."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        if not stat.S_ISDIR(path.lstat().st_mode):
+        if not is_directory(path):
             raise InvalidArgument(f"in a run directory, {path.name!r} must be a directory, got {str(path)!r}") from None
 
 

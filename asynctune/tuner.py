@@ -22,7 +22,7 @@ from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed, check_i
 from asynctune.journal import Journal
 from asynctune.progress import Progress
 from asynctune.records import Header, Record, Reported, TrialState
-from asynctune.results import Result
+from asynctune.results import Result, printable
 from asynctune.resume import Replay
 from asynctune.rundir import JOURNAL
 from asynctune.schedulers import Scheduler
@@ -323,7 +323,8 @@ class Tuner:
         if list(header.space.items()) != list(ours.space.items()):
             differences.append(_difference(header.space, ours.space))
         if differences:
-            raise InvalidArgument(f"resume must be of the same run, but in {self.run_dir}: {'; '.join(differences)}")
+            what = printable("; ".join(differences))
+            raise InvalidArgument(f"resume must be of the same run, but in {self.run_dir}: {what}")
         return self._bind(num_trials=header.num_trials, num_slots=header.slots)
 
 
@@ -342,9 +343,10 @@ def _check(result: Result, failure: str | None) -> None:
     if failure is None and first is not None and failed == len(states):
         failure = f"every trial failed, the first with {first.error}"
     if failure is not None:
-        error = RunFailed(failure)
+        error = RunFailed(printable(failure))
         if first is not None:
-            error.add_note(f"trial {first.id}, {first.error}\n{first.traceback}".strip())
+            lines = f"trial {first.id}, {first.error}\n{first.traceback}".strip().splitlines()
+            error.add_note("\n".join(map(printable, lines)))
         error.add_note(f"run directory: {result.run_dir}")
         raise error
 

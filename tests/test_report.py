@@ -27,6 +27,7 @@ from asynctune.records import (
     TrialState,
 )
 from asynctune.report import render
+from asynctune.report.page import _scale
 from asynctune.report.svg import Categories, Linear, Log, Scale
 from asynctune.results import Result
 from asynctune.rundir import JOURNAL
@@ -161,6 +162,12 @@ def test_no_value_breaks_a_figure(show: Show, data: st.DataObject) -> None:
         values = data.draw(st.lists(st.floats(), max_size=4))
         records += trial(number, values, {"x": data.draw(plain), "n": {"y": data.draw(plain)}})
     check(show(*records, header=header(x=domain, **{"n.y": domain})))
+
+
+def test_an_integer_that_no_float_holds_breaks_a_scale() -> None:
+    assert Linear(0, 1).at(10**400) == 10.0
+    assert Linear(0, 1).at(-(10**400)) == -9.0
+    assert isinstance(_scale([1, 10**400], "randint(0, 9)"), Categories)
 
 
 def test_a_run_without_any_value_has_a_page(show: Show) -> None:

@@ -888,12 +888,29 @@ def test_what_would_be_lost_at_the_restart_is_saved(run: Runner, write: Callable
 
 def test_a_state_that_torch_cannot_load_passes_for_a_lost_checkpoint(run: Runner) -> None:
     def train(trial: Trial) -> None:
-        trial.on_save(lambda path: (path / "state.pt").write_bytes(b"no state"))
+        trial.on_save(lambda path: (path / "state.pt").write_bytes(b"PK\3\4" + bytes(100)))
         for _ in trial.steps(1):
             trial.report(loss=1)
 
     path = saved(run, train)
-    assert "Error" in failure(run(lambda trial: trial.track(counter=Counter()), restore=str(path)))
+    assert "RuntimeError: PytorchStreamReader" in failure(
+        run(lambda trial: trial.track(counter=Counter()), restore=str(path))
+    )
+
+
+def test_a_state_in_an_older_format_of_torchs_is_read(run: Runner) -> None:
+    import torch
+
+    def write(path: Path) -> None:
+        torch.save({"state": {}, "optimizers": {}}, path / "state.pt", _use_new_zipfile_serialization=False)
+
+    def train(trial: Trial) -> None:
+        trial.on_save(write)
+        for _ in trial.steps(1):
+            trial.report(loss=1)
+
+    path = saved(run, train)
+    assert "must be a zip archive" in failure(run(lambda trial: trial.track(counter=Counter()), restore=str(path)))
 
 
 # Disks that are full, or fail.

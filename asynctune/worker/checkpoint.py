@@ -194,6 +194,11 @@ def _read(restore: str) -> Snapshot:
     if os.path.exists(path):
         import torch
 
+        with open(path, "rb") as file:
+            if (
+                file.read(4) != b"PK\3\4"
+            ):  # torch reads older formats too, by code that has had its holes (CVE-2025-32434)
+                raise InvalidArgument("state.pt must be a zip archive, as torch.save writes it")
         contents = torch.load(path, weights_only=True, map_location="cpu")
     else:
         path = os.path.join(restore, "state.msgpack")

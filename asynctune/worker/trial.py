@@ -19,6 +19,9 @@ MAX_STEP = 10**18  # leaves room for one more in 64 bits
 
 _NOT_REAL = frozenset("cSUMm")  # kinds of NumPy's types
 
+#: Names of metrics that were checked in earlier reports. To find one here takes no longer than to look at its type.
+_known: set[str] = set()
+
 
 class Trial:
     """One trial, as the function that trains it sees it.
@@ -168,39 +171,35 @@ def measurements(metrics: dict[str, Any], metric: str) -> dict[str, float]:
     Raises:
         TypeError: a value is not a real number, or a name not a string.
         InvalidArgument: the study's metric is missing, one is called `step`, a value is beyond the range of a float, there are more than
-            `MAX_METRICS`, or a name is longer than `MAX_NAME` characters or cannot be encoded.
+            `MAX_METRICS`, or a name has more than `MAX_NAME` characters or is no text.
     """
-    try:
-        names = "".join(metrics)
-    except TypeError:
-        [name, *_] = [name for name in metrics if not isinstance(name, str)]
-        raise TypeError(f"the name of a metric must be a str, got {name!r}") from None
-    # All at once: a few short names of ASCII break no rule.
-    if len(names) > MAX_NAME or not names.isascii():
-        _check_names(metrics)
     if metric not in metrics:
-        given = ", ".join(map(repr, metrics)) or "nothing"
+        given = ", ".join(map(repr, list(metrics)[:20])) or "nothing"
         raise InvalidArgument(f"every report must hold the study's metric, {metric!r}, got {given}")
     for name, value in metrics.items():
+        if name not in _known:
+            _check_name(name, metrics)
+            if len(_known) >= MAX_METRICS:  # so that more names than a report may hold are never all known
+                _known.clear()
+            _known.add(name)
         if type(value) is not float:
             metrics[name] = _real(name, value)
-    if "step" in metrics:
-        raise InvalidArgument("no metric may be called 'step': pass trial.report(..., step=...)")
     return metrics
 
 
-def _check_names(metrics: dict[str, Any]) -> None:
+def _check_name(name: object, metrics: dict[str, Any]) -> None:
     if len(metrics) > MAX_METRICS:
         raise InvalidArgument(f"a report may hold {MAX_METRICS} metrics, got {len(metrics)}")
-    for name in metrics:
-        if len(name) > MAX_NAME:
-            raise InvalidArgument(
-                f"the name of a metric may have {MAX_NAME} characters, got {len(name)}: {name[:20]!r}..."
-            )
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise InvalidArgument(f"the name of a metric must be text that UTF-8 can hold, got {name!r}") from None
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a metric must be a str, got {name!r}")
+    if name == "step":
+        raise InvalidArgument("no metric may be called 'step': pass trial.report(..., step=...)")
+    if len(name) > MAX_NAME:
+        raise InvalidArgument(f"the name of a metric may have {MAX_NAME} characters, got {len(name)}: {name[:20]!r}...")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"the name of a metric must be text that UTF-8 can hold, got {name!r}") from None
 
 
 def _step(name: str, value: Any) -> int:
@@ -215,11 +214,12 @@ def _step(name: str, value: Any) -> int:
 
 
 def _real(name: str, value: Any) -> float:
-    # Strings, dates and complex numbers of NumPy have __float__ too. So have arrays and tensors of one element; one that has
-    # dimensions is a mistake, whatever its size.
-    kind = getattr(getattr(value, "dtype", None), "kind", None)
-    if not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0 or kind in _NOT_REAL:
-        raise TypeError(f"metric {name!r} must be a real number, got {type(value).__name__}")
+    if type(value) is not int:
+        # Strings, dates and complex numbers of NumPy have __float__ too. So have arrays and tensors of one element; one that has
+        # dimensions is a mistake, whatever its size.
+        kind = getattr(getattr(value, "dtype", None), "kind", None)
+        if not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0 or kind in _NOT_REAL:
+            raise TypeError(f"metric {name!r} must be a real number, got {type(value).__name__}")
     try:
         return float(value)
     except OverflowError:
