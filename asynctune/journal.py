@@ -525,6 +525,8 @@ class Journal:
     async def _put(self, data: bytes) -> None:
         while data:  # a full disk shows as a short write first, and as an error only then
             data = data[await self._file.write(data) :]
+        if os.fstat(self._file.fileno()).st_nlink == 0:  # the run directory, most likely: nobody will ever read this
+            raise FileNotFoundError(errno.ENOENT, "it was removed")
         if self._durable:
             await asyncio.get_running_loop().run_in_executor(self._thread, _sync_data, self._file.fileno())
 

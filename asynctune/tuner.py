@@ -299,6 +299,7 @@ class Tuner:
                     await journal.replay(replay.take)
                 if replay.header is None:
                     journal.append(self._header)
+                    await journal.written()  # ahead of all else: without it, a run that has left things behind is none
                 else:
                     self._study = replay.study
                     self._study.check_num_trials(self._header.num_trials)

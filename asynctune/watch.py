@@ -16,7 +16,7 @@ TICK = 1.0
 
 #: Seconds between two calls of `overdue` above which the time between them counts for nobody. The driver was suspended, and
 #: maybe the workers with it (a laptop's lid, a frozen container), or it was blocked and has heard nothing.
-LATE = 10.0
+LATE = 2.0
 
 
 class Watch:

@@ -1072,3 +1072,18 @@ def test_repair_cuts_what_it_cannot_set_aside(tmp_path: Path, monkeypatch: pytes
         repair(path)
     assert path.read_bytes() == data
     assert aside(path, "damaged") == []
+
+
+def test_a_run_goes_on_without_its_journal(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Journal(tmp_path / "journal.jsonl") as journal:
+            journal.append(HEADER)
+            written = asyncio.Event()
+            journal.when_written(written.set)
+            await written.wait()
+            (tmp_path / "journal.jsonl").unlink()
+            journal.append(Stopping(reason="nobody will read this"))
+            await asyncio.sleep(30)
+
+    with pytest.raises(JournalError, match="it was removed"):
+        asyncio.run(main())

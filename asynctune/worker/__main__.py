@@ -25,17 +25,18 @@ def main(descriptor: int, beats: int) -> None:
     os.set_inheritable(beats, False)
     # Ctrl-C is the driver's to handle. A function, not SIG_IGN: what user code starts would inherit that.
     signal.signal(signal.SIGINT, lambda number, frame: None)
-    faulthandler.enable(os.dup(2))  # the log, whatever user code makes of sys.stderr and of its descriptor
+    log = os.dup(2)  # whatever user code makes of sys.stderr and of its descriptor
+    faulthandler.enable(log)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # what a crash leaves in the log
     channel = SocketChannel(connection)
     channel.watch(beats)
     channel.send(Ready(os.getpid()))
-    serve(channel)
+    serve(channel, log)
 
 
-def serve(channel: SocketChannel) -> None:
+def serve(channel: SocketChannel, log: int) -> None:
     function: Callable[..., object] | None = None
     session: Session | None = None
     while True:
@@ -52,6 +53,10 @@ def serve(channel: SocketChannel) -> None:
                     if function is None:
                         raise ProtocolError("a Run frame came before a trainable")
                     session = None  # what the last trial tracked is let go before the next one begins
+                    for descriptor in (1, 2):
+                        os.dup2(
+                            log, descriptor
+                        )  # the last trial may have closed it; then the next file opened has its number
                     session = run_job(function, frame, channel)
                 case Save():
                     save_ended(session, frame, channel)
