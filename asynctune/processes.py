@@ -283,9 +283,9 @@ class Worker(asyncio.SubprocessProtocol):
         if self._process is None:
             return
         try:
+            self._signal(signal.SIGCONT)  # who is stopped would see neither
             if not await self._reaped_within(grace):
                 self._signal(signal.SIGTERM)
-                self._signal(signal.SIGCONT)  # who is stopped would not see it
                 await self._reaped_within(grace)
         finally:
             self.kill()

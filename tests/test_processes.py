@@ -769,22 +769,11 @@ async def test_a_worker_in_user_code_leaves_when_the_driver_hangs_up(h: Hired) -
 
 
 @hired
-async def test_a_worker_that_was_stopped_can_still_tidy_up(h: Hired) -> None:
-    def train(trial: Any) -> None:
-        def tidy(number: int, frame: object) -> None:
-            (h_directory / "tidy").touch()
-            os._exit(0)
-
-        signal.signal(signal.SIGTERM, tidy)
-        trial.report(loss=1)
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-    h_directory = h.directory
-    h.run(train)
+async def test_a_stopped_worker_leaves_when_the_driver_hangs_up(h: Hired) -> None:
+    h.run(train_to_a_stop)
     await h.frame(wire.Report)
     await stopped(h.worker.pid)
-    await h.worker.close(0.2)
-    assert (h.directory / "tidy").exists()
+    await h.worker.close(BOUND)
 
 
 @hired
