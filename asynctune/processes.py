@@ -283,6 +283,7 @@ class Worker(asyncio.SubprocessProtocol):
         if self._process is None:
             return
         try:
+            self._signal(signal.SIGCONT)  # who is stopped would see neither
             if not await self._reaped_within(grace):
                 self._signal(signal.SIGTERM)
                 await self._reaped_within(grace)

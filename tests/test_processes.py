@@ -656,7 +656,8 @@ def leave_a_daemon(path: str) -> None:
 @pytest.mark.parametrize("end", ["exit", "kill", "abort", "close"])
 def test_a_daemon_goes_with_its_worker_and_not_with_another(tmp_path: Path, end: str) -> None:
     async def main() -> None:
-        supervisor = await Supervisor.spawn(None, pytest.fail)
+        deaths: list[str] = []
+        supervisor = await Supervisor.spawn(None, deaths.append)
         one, other = tmp_path / "one", tmp_path / "other"
         for place in (one, other):
             place.mkdir()
@@ -684,6 +685,7 @@ def test_a_daemon_goes_with_its_worker_and_not_with_another(tmp_path: Path, end:
         assert alive(second.worker.pid)
         await first.worker.close(1.0)
         await second.worker.close(1.0)
+        assert deaths == []
         await supervisor.close()
         assert not alive(another)
 
@@ -750,10 +752,15 @@ def test_what_listens_is_seen(family: int, kind: int, address: Any) -> None:
 # The end.
 
 
+async def leaves(h: Hired) -> None:
+    async with asyncio.timeout(BOUND):
+        await h.worker.close(2 * BOUND)  # no signal within this time
+
+
 @hired
 async def test_an_idle_worker_leaves_when_the_driver_hangs_up(h: Hired) -> None:
     await h.frame(wire.Ready)
-    await h.worker.close(BOUND)  # no signal within this time
+    await leaves(h)
     assert h.deaths == []
 
 
@@ -767,7 +774,15 @@ async def test_a_worker_in_user_code_leaves_when_the_driver_hangs_up(h: Hired) -
 
     h.run(train)
     await h.frame(wire.Report)
-    await h.worker.close(BOUND)
+    await leaves(h)
+
+
+@hired
+async def test_a_stopped_worker_leaves_when_the_driver_hangs_up(h: Hired) -> None:
+    h.run(train_to_a_stop)
+    await h.frame(wire.Report)
+    await stopped(h.worker.pid)
+    await leaves(h)
 
 
 @hired

@@ -22,6 +22,9 @@ BOUND = 20.0  # seconds that anything here may take
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
+TOKEN = os.urandom(8).hex()  # others may run these tests at the same time
+RUN, WORKER = f"ASYNCTUNE_RUN={TOKEN}".encode(), TOKEN + "-worker"
+
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"]
 
 
@@ -30,6 +33,12 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert monotonic() < limit, "waited in vain"
         sleep(0.005)
+
+
+def spared(process: subprocess.Popen[bytes]) -> bool:
+    """Whether nobody has killed a process, which ends with this."""
+    process.terminate()  # without effect on the exit status if SIGKILL came first
+    return process.wait(BOUND) == -signal.SIGTERM
 
 
 class Sleepers:
@@ -78,7 +87,7 @@ class Bare:
 
 @pytest.fixture
 def bare() -> Iterator[Bare]:
-    bare = Bare("this-run")
+    bare = Bare(TOKEN)
     yield bare
     bare.stdin.close()
     bare.process.kill()
@@ -92,30 +101,30 @@ def test_nobody_else_is_killed(bare: Bare, sleeper: Sleepers) -> None:
     strangers = [
         sleeper(),
         sleeper(ASYNCTUNE_RUN="another-run"),
-        sleeper(ASYNCTUNE_RUN="this-run-2"),
-        sleeper(ASYNCTUNE_RUN="2-this-run"),
-        sleeper(NOTE="ASYNCTUNE_RUN=this-run"),
-        sleeper(NOTE="x\nASYNCTUNE_RUN=this-run"),
-        sleeper(ASYNCTUNE_WORKER="this-run"),
+        sleeper(ASYNCTUNE_RUN=TOKEN + "2"),
+        sleeper(ASYNCTUNE_RUN="2" + TOKEN),
+        sleeper(NOTE=f"ASYNCTUNE_RUN={TOKEN}"),
+        sleeper(NOTE=f"x\nASYNCTUNE_RUN={TOKEN}"),
+        sleeper(ASYNCTUNE_WORKER=TOKEN),
     ]
-    ours = sleeper(ASYNCTUNE_RUN="this-run")
+    ours = sleeper(ASYNCTUNE_RUN=TOKEN)
     bare.close()
     assert ours.wait(BOUND) == -signal.SIGKILL
-    assert [stranger.poll() for stranger in strangers] == [None] * len(strangers)
+    assert all(spared(stranger) for stranger in strangers)
 
 
 def test_a_worker_that_ended_takes_none_of_another_worker_along(bare: Bare, sleeper: Sleepers) -> None:
-    mine = sleeper(ASYNCTUNE_RUN="this-run", ASYNCTUNE_WORKER="a")
-    another = sleeper(ASYNCTUNE_RUN="this-run", ASYNCTUNE_WORKER="b")
-    bare.stdin.write(b"ended 1 a\n")
+    mine = sleeper(ASYNCTUNE_RUN=TOKEN, ASYNCTUNE_WORKER=WORKER)
+    another = sleeper(ASYNCTUNE_RUN=TOKEN, ASYNCTUNE_WORKER=WORKER + "2")
+    bare.stdin.write(f"ended 1 {WORKER}\n".encode())
     assert mine.wait(BOUND) == -signal.SIGKILL
-    assert another.poll() is None
+    assert spared(another)
 
 
 def test_orders_that_come_in_pieces_are_followed(bare: Bare, sleeper: Sleepers) -> None:
-    mine = sleeper(ASYNCTUNE_WORKER="a")
+    mine = sleeper(ASYNCTUNE_WORKER=WORKER)
     grouped = sleeper()
-    for byte in f"began {grouped.pid}\nbegan 4194305\nended 4194305 a\n".encode():
+    for byte in f"began {grouped.pid}\nbegan 4194305\nended 4194305 {WORKER}\n".encode():
         bare.stdin.write(bytes([byte]))
         sleep(0.001)
     assert mine.wait(BOUND) == -signal.SIGKILL
@@ -125,30 +134,30 @@ def test_orders_that_come_in_pieces_are_followed(bare: Bare, sleeper: Sleepers) 
 
 def test_a_group_that_has_ended_is_not_killed_in_the_end(bare: Bare, sleeper: Sleepers) -> None:
     ended = sleeper()  # stands for a process that got the number since
-    bare.stdin.write(f"began {ended.pid}\nended {ended.pid} a\n".encode())
+    bare.stdin.write(f"began {ended.pid}\nended {ended.pid} {WORKER}\n".encode())
     bare.close()
-    assert ended.poll() is None
+    assert spared(ended)
 
 
 def test_a_number_that_has_passed_to_another_process_is_spared(
     sleeper: Sleepers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stranger = sleeper()
+    stranger, leader = sleeper(), sleeper()
     supervisor._end_group(stranger.pid, b"1")  # as of a leader that started at another time
-    assert not supervisor._kill(stranger.pid, {b"ASYNCTUNE_RUN=this-run"})  # as if the marked one was just listed here
+    assert not supervisor._kill(stranger.pid, {RUN})  # as if the marked one was just listed here
     monkeypatch.delattr(os, "pidfd_open", raising=False)
-    assert not supervisor._kill(stranger.pid, {b"ASYNCTUNE_RUN=this-run"})
-    assert stranger.poll() is None
-    supervisor._end_group(stranger.pid, supervisor._started(stranger.pid))
-    assert stranger.wait(BOUND) == -signal.SIGKILL
+    assert not supervisor._kill(stranger.pid, {RUN})
+    assert spared(stranger)
+    supervisor._end_group(leader.pid, supervisor._started(leader.pid))
+    assert leader.wait(BOUND) == -signal.SIGKILL
 
 
 def test_old_kernels_have_no_pidfd(sleeper: Sleepers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open", raising=False)
-    ours = sleeper(ASYNCTUNE_RUN="this-run")
-    assert supervisor._kill(ours.pid, {b"ASYNCTUNE_RUN=this-run"})
+    ours = sleeper(ASYNCTUNE_RUN=TOKEN)
+    assert supervisor._kill(ours.pid, {RUN})
     assert ours.wait(BOUND) == -signal.SIGKILL
-    assert not supervisor._kill(ours.pid, {b"ASYNCTUNE_RUN=this-run"})
+    assert not supervisor._kill(ours.pid, {RUN})
 
 
 def test_a_hunt_ends_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +166,7 @@ def test_a_hunt_ends_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(os, "listdir", listdir)
     hunt = supervisor.Hunt()
-    hunt.add(b"ASYNCTUNE_RUN=this-run")
+    hunt.add(RUN)
     for _ in range(supervisor.CLEAN):
         assert hunt.markers
         hunt.go()
@@ -170,9 +179,9 @@ def test_whom_it_may_not_kill_does_not_keep_it(sleeper: Sleepers, monkeypatch: p
 
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     monkeypatch.setattr(os, "kill", refuse)
-    sleeper(ASYNCTUNE_RUN="this-run")
+    sleeper(ASYNCTUNE_RUN=TOKEN)
     hunt = supervisor.Hunt()
-    hunt.add(b"ASYNCTUNE_RUN=this-run")
+    hunt.add(RUN)
     for _ in range(supervisor.CLEAN):
         hunt.go()
     assert not hunt.markers
@@ -182,12 +191,12 @@ def test_whom_it_may_not_kill_does_not_keep_it(sleeper: Sleepers, monkeypatch: p
 
 
 def test_signals_that_end_everybody_else_do_not_end_it(bare: Bare, sleeper: Sleepers) -> None:
-    ours = sleeper(ASYNCTUNE_RUN="this-run", ASYNCTUNE_WORKER="a")
-    bare.stdin.write(b"ended 1 a\n")
+    ours = sleeper(ASYNCTUNE_RUN=TOKEN, ASYNCTUNE_WORKER=WORKER)
+    bare.stdin.write(f"ended 1 {WORKER}\n".encode())
     assert ours.wait(BOUND) == -signal.SIGKILL  # so it is up
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         bare.process.send_signal(number)
-    ours = sleeper(ASYNCTUNE_RUN="this-run")
+    ours = sleeper(ASYNCTUNE_RUN=TOKEN)
     bare.close()
     assert ours.wait(BOUND) == -signal.SIGKILL
 
@@ -196,12 +205,12 @@ def test_a_lifeline_that_somebody_else_holds_does_not_hide_the_drivers_end(sleep
     program = f"""
 import os, subprocess, sys, time
 supervisor = subprocess.Popen(
-    [sys.executable, "-I", "-S", {supervisor.__file__!r}, str(os.getpid()), "this-run"], stdin=subprocess.PIPE)
+    [sys.executable, "-I", "-S", {supervisor.__file__!r}, str(os.getpid()), {TOKEN!r}], stdin=subprocess.PIPE)
 if os.fork() == 0:
     time.sleep(60)
 print(supervisor.pid, flush=True)
 """
-    ours = sleeper(ASYNCTUNE_RUN="this-run")
+    ours = sleeper(ASYNCTUNE_RUN=TOKEN)
     driver = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -215,9 +224,9 @@ print(supervisor.pid, flush=True)
 
 
 def test_a_driver_that_is_gone_already_is_not_waited_for(sleeper: Sleepers) -> None:
-    ours = sleeper(ASYNCTUNE_RUN="this-run")
+    ours = sleeper(ASYNCTUNE_RUN=TOKEN)
     read, write = os.pipe()
-    process = subprocess.Popen([sys.executable, "-I", "-S", supervisor.__file__, "1", "this-run"], stdin=read)
+    process = subprocess.Popen([sys.executable, "-I", "-S", supervisor.__file__, "1", TOKEN], stdin=read)
     assert process.wait(BOUND) == 0
     assert ours.wait(BOUND) == -signal.SIGKILL
     os.close(read)
@@ -298,7 +307,7 @@ def test_cancelling_a_spawn_at_any_await_leaves_no_process(monkeypatch: pytest.M
 
     async def main() -> None:
         for turns in range(6):
-            task = asyncio.ensure_future(Supervisor.spawn(None, pytest.fail))
+            task = asyncio.ensure_future(Supervisor.spawn(None, deaths.append))
             for _ in range(turns):
                 await asyncio.sleep(0)
             task.cancel()
@@ -308,11 +317,13 @@ def test_cancelling_a_spawn_at_any_await_leaves_no_process(monkeypatch: pytest.M
                 pass
 
     pids: list[int] = []
+    deaths: list[str] = []
     begin = Supervisor.__init__
     monkeypatch.setattr(Supervisor, "__init__", start)
     asyncio.run(main())
     assert pids
     assert [pid for pid in pids if proctable.state(pid)] == []
+    assert deaths == []
 
 
 def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,13 +341,13 @@ def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_supervisor_carries_no_marker_not_even_of_a_run_around_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ASYNCTUNE_RUN", "outer")
-    monkeypatch.setenv("ASYNCTUNE_WORKER", "outer")
+    monkeypatch.setenv("ASYNCTUNE_RUN", TOKEN)
+    monkeypatch.setenv("ASYNCTUNE_WORKER", TOKEN)
 
     async def main() -> None:
         keeper = await Supervisor.spawn(None, lambda cause: None)
         [own] = keeper.environment.items()
-        assert proctable.marked("ASYNCTUNE_RUN=outer", "ASYNCTUNE_WORKER=outer", "=".join(own)) == set()
+        assert proctable.marked(f"ASYNCTUNE_RUN={TOKEN}", f"ASYNCTUNE_WORKER={TOKEN}", "=".join(own)) == set()
         await keeper.close()
 
     asyncio.run(main())
