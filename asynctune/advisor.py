@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from asynctune import _wire as wire
-from asynctune.errors import RunFailed
+from asynctune.errors import RunFailed, WorkerDied
 from asynctune.processes import Supervisor, Worker
 from asynctune.searchers.base import Row, Suggestion
 
@@ -33,9 +33,12 @@ class Advisor:
         self._job = 0
 
     async def start(self) -> None:
-        """Start the process; does not wait for it to be ready."""
+        """Start the process; does not wait for it to be ready. Raises `RunFailed` if it cannot be started."""
         environment = {"CUDA_VISIBLE_DEVICES": ""}
-        self._worker = await Worker.spawn(environment, self._log, self._received, self._died, self._supervisor)
+        try:
+            self._worker = await Worker.spawn(environment, self._log, self._received, self._died, self._supervisor)
+        except WorkerDied as error:
+            raise RunFailed(f"the searcher's process {error}") from error
         self._worker.send(wire.Load(b"", sys.path, os.getcwd()))
         self._call(self._preload)
 

@@ -113,8 +113,9 @@ class Store:
         self._total = sum(self._needed.values()) + sum(self._spare.values())
 
     def _clean(self) -> None:
-        for path in self._directory.glob(".*"):
-            _remove(path)
+        with contextlib.suppress(OSError):
+            for path in self._directory.glob(".*"):
+                _remove(path)
 
 
 def _remove(path: Path) -> None:

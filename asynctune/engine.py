@@ -17,7 +17,7 @@ from typing import Any
 from asynctune import _wire as wire
 from asynctune.advisor import Advisor
 from asynctune.checkpoints import Store
-from asynctune.errors import RunFailed
+from asynctune.errors import RunFailed, WorkerDied
 from asynctune.journal import Journal
 from asynctune.logs import CAP, cap
 from asynctune.processes import InlineWorker, Supervisor, Worker
@@ -170,12 +170,15 @@ class Engine:
         self._origin -= int(replay.time * 1e9)
         self._open = True
         try:
-            if replay.header is None:
-                self._store.create()
-            else:
-                await self._store.sweep(replay.checkpoints)
-                if not self._reopen(replay.due, num_trials):
-                    return
+            try:
+                if replay.header is None:
+                    self._store.create()
+                else:
+                    await self._store.sweep(replay.checkpoints)
+            except OSError as error:
+                raise RunFailed(f"cannot use {self._save_to}: {error.strerror or error}") from error
+            if replay.header is not None and not self._reopen(replay.due, num_trials):
+                return
             if self._time_budget is not None:
                 self._after(max(0.0, self._time_budget - replay.time), self._use_up)
             if self._load is not None:
@@ -300,7 +303,10 @@ class Engine:
             return
         slot.loaded = self._loop.create_future()
         on_death = functools.partial(self._guarded, self._died, slot)
-        slot.worker = await Worker.spawn(slot.spec.environment, slot.log, on_frames, on_death, self._supervisor)
+        try:
+            slot.worker = await Worker.spawn(slot.spec.environment, slot.log, on_frames, on_death, self._supervisor)
+        except WorkerDied as error:
+            raise RunFailed(f"the worker of slot {slot.spec.index} {error}") from error
         self._watch.spawned(slot.spec.index, monotonic())
         slot.worker.send(self._load)
         await slot.loaded

@@ -189,11 +189,13 @@ class Worker(asyncio.SubprocessProtocol):
         to the loop's exception handler, and ends the connection and so the worker.
 
         Raises:
-            WorkerDied: the process cannot be started.
-            OSError: the log cannot be opened.
+            WorkerDied: the process cannot be started, or its log not be opened.
         """
         loop = asyncio.get_running_loop()
-        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise WorkerDied(f"did not start: {error}") from error
         try:
             worker = cls(log, on_frames, on_death, supervisor)
         except OSError as error:

@@ -54,6 +54,16 @@ def test_a_failing_call_is_the_end_of_a_run(driver: Driver, scenario: str) -> No
     assert list(failing(Crashes(driver, scenario, options=OFTEN), 12)) == []
 
 
+def test_a_run_that_cannot_make_its_files_ends_in_another_way(driver: Driver) -> None:
+    crashes = Crashes(driver, "random", slots=1, calls=("mkdir", "open"))
+    crashes.expected()
+    wrong: list[str] = []
+    for point in range(1, crashes.points + 1):
+        wrong += crashes.at(point, "ENOSPC", lasting=True) or []
+    assert wrong == []
+    assert crashes.survived >= 5  # directory, lock, journal, checkpoints, log
+
+
 def test_a_failing_sync_is_tried_again(driver: Driver) -> None:
     crashes = Crashes(driver, "asha", slots=1, options=POWER, calls=("fdatasync", "fsync", "write"))
     assert list(failing(crashes, 4)) == []
