@@ -193,7 +193,9 @@ class Worker(asyncio.SubprocessProtocol):
         """
         loop = asyncio.get_running_loop()
         try:
-            output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Neither a link, which may lead out of the run directory, nor a pipe, which would keep us waiting.
+            flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            output = os.open(log, os.O_WRONLY | flags, 0o600)
         except OSError as error:
             raise WorkerDied(f"did not start: {error}") from error
         try:
