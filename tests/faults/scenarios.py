@@ -68,11 +68,12 @@ class Chain:
         score = float(self.weights.sum()) - 2 * (config["momentum"] - 0.3) ** 2 + self.link / 2**40
         return {"score": score, "link": float(self.link)}
 
+    # Lists, not arrays: where torch is loaded, by another test, it makes the checkpoints, and arrays are foreign to it.
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "link": self.link, "weights": self.weights}
+        return {"step": self.step, "link": self.link, "weights": self.weights.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.link, self.weights = state["step"], state["link"], state["weights"]
+        self.step, self.link, self.weights = state["step"], state["link"], np.array(state["weights"])
 
 
 def train(trial: at.Trial, stop: int | None, poison: int | None) -> None:
