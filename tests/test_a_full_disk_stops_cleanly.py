@@ -42,8 +42,8 @@ def failing(
                         return
                     yield from complaints
         raise AssertionError("it never ends")
-    points = crashes.points if who == "driver" else 15  # of its own: what it writes to checkpoints
-    for point in sorted(draw.sample(range(1, points + 1), min(count, points))):
+    for _ in range(count):
+        point = crashes.some_point(draw) if who == "driver" else draw.randint(1, 15)
         what = draw.choice((*ERRORS, "short"))
         yield from crashes.at(point, what, who=who, lasting=what != "short" and draw.random() < 0.5) or []
     assert crashes.survived

@@ -23,12 +23,10 @@ def driver() -> Iterator[Driver]:
 
 def sample(crashes: Crashes, count: int, *, again: bool) -> list[str]:
     """Complaints about deaths at `count` points, drawn from a seed."""
-    crashes.expected()
     draw = random.Random(f"{crashes.scenario} {crashes.slots}")
     wrong: list[str] = []
-    for point in sorted(draw.sample(range(1, crashes.points + 1), min(count, crashes.points))):
-        complaints = crashes.at(point, draw.choice(KILLS), again=draw if again else None)
-        wrong += complaints or []
+    for _ in range(count):
+        wrong += crashes.at(crashes.some_point(draw), draw.choice(KILLS), again=draw if again else None) or []
     assert crashes.survived or wrong, "nobody died"
     return wrong
 
@@ -48,12 +46,12 @@ def every(crashes: Crashes) -> list[str]:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_killed_driver_changes_what_comes_out(driver: Driver, scenario: str) -> None:
-    assert sample(Crashes(driver, scenario), 9, again=False) == []
+    assert sample(Crashes(driver, scenario), 8, again=False) == []
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_driver_killed_again_and_again_changes_what_comes_out(driver: Driver, scenario: str) -> None:
-    assert sample(Crashes(driver, scenario, options=OFTEN), 5, again=True) == []
+    assert sample(Crashes(driver, scenario, options=OFTEN), 4, again=True) == []
 
 
 @pytest.mark.parametrize("scenario", ["asha", "barrier"])
@@ -64,7 +62,7 @@ def test_a_driver_killed_beside_its_workers_changes_what_comes_out(driver: Drive
 @pytest.mark.parametrize("scenario", ["promotion", "pbt"])
 @pytest.mark.parametrize("options", [OFTEN, POWER], ids=["process", "power"])
 def test_a_driver_with_four_slots_loses_something(driver: Driver, scenario: str, options: dict[str, Any]) -> None:
-    assert sample(Crashes(driver, scenario, slots=4, options=options), 2, again=True) == []
+    assert sample(Crashes(driver, scenario, slots=4, options=options), 1, again=True) == []
 
 
 @pytest.mark.slow

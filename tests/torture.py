@@ -331,9 +331,8 @@ class Torture:
         return self._crashes[key]
 
     def _at(self, crashes: Crashes, what: str, **more: Any) -> list[str] | None:
-        crashes.expected()
-        most = crashes.points if more.get("who", "driver") == "driver" else 40
-        return crashes.at(self.draw.randint(1, most), what, **more)
+        worker = more.get("who") == "worker"  # which has points of its own
+        return crashes.at(self.draw.randint(1, 40) if worker else crashes.some_point(self.draw), what, **more)
 
     def _broken_off(self, scenario: str) -> Drive:
         """A run whose driver was killed in its second half."""

@@ -41,6 +41,7 @@ class Crashes:
     def __post_init__(self) -> None:
         self.survived = 0
         self.points = 0  # of an uninterrupted run
+        self._writes: list[int] = []  # those at which the journal was written
         self._expected: dict[str, Any] | None = None
         self._number = 0
 
@@ -54,8 +55,14 @@ class Crashes:
             wrong = list(complaints(drive, [], outcome.digest))
             assert not wrong, wrong
             self.points, self._expected = len(fault.points), table(drive.run_dir)
+            self._writes = [p.number for p in fault.points if p.call == "write" and p.path.name == JOURNAL]
             _forget(drive)
         return self._expected
+
+    def some_point(self, draw: random.Random) -> int:
+        """A point of the run; every other time one at which the journal is written, of which there are few."""
+        self.expected()
+        return draw.choice(self._writes) if draw.random() < 0.5 else draw.randint(1, self.points)
 
     def at(
         self,
