@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +53,6 @@ class Torture:
         self.driver = driver
         self.draw = draw
         self._crashes: dict[str, Crashes] = {}
-        self._directories = 0
 
     # Drivers that die, and disks that fail.
 
@@ -362,10 +362,7 @@ class Torture:
         return send
 
     def _directory(self) -> Path:
-        self._directories += 1
-        directory = self.driver.directory / f"program-{self._directories}"
-        directory.mkdir()
-        return directory
+        return Path(tempfile.mkdtemp(dir=self.driver.directory))
 
     def _program(self, code: str, run_dir: Path, **more: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
