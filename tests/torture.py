@@ -1,10 +1,14 @@
 """Torture: everything that can happen to a run, made to happen, again and again, until the time is over.
 
     python -m tests.torture --seconds 600 --seed 0
+    python -m tests.torture --every
 
 Each kind of fault has an equal share of the time. A table says how often it was injected, how often the run came through with all that it
 had to keep, and how often something was lost; the exit status is 1 if anything was. Not here, for what they need: a GPU's errors, another
 clock, a control group's memory limit, a file system that reorders writes.
+
+`--every` takes longer: the driver dies before, during and after every call of a run that changes the disk, and every such call fails with every
+error, once and from there on.
 """
 
 import argparse
@@ -33,7 +37,7 @@ from tests.faults.oracle import Remains, replay
 from tests.faults.scenarios import SCENARIOS
 from tests.proctable import family, marked
 
-__all__ = ["FAULTS", "Torture", "main"]
+__all__ = ["FAULTS", "Torture", "every", "main"]
 
 OFTEN: dict[str, Any] = {"checkpoint_every": 1e-4}
 
@@ -562,10 +566,45 @@ def main(seconds: float, seed: int, words: Sequence[str] = ()) -> int:
     return total
 
 
+def every(words: Sequence[str] = ()) -> int:
+    """Inject a death and an error at every point of every scenario. Return how often something was lost."""
+    print(f"{'scenario':<10}{'slots':<8}{'fault':<12}{'points':>8}{'injected':>9}{'survived':>9}{'lost':>6}")
+    errors = [(what, lasting) for what in ERRORS for lasting in (False, True)] + [("short", False)]
+    total = 0
+    with Driver() as driver:
+        for slots in ("inline", 1, 4):
+            deaths = [(what, False) for what in KILLS]
+            for scenario in SCENARIOS if slots == "inline" else QUICK:
+                for fault, kinds in (("death", deaths), ("error", errors)):
+                    if words and not {scenario, str(slots), fault}.issuperset(words):
+                        continue
+                    # Beside workers, checkpoints are made as trials go on; and a run takes seconds, so each point has its turn with one kind.
+                    crashes = Crashes(driver, scenario, slots=slots, options={} if slots == "inline" else OFTEN)
+                    crashes.expected()
+                    injected = lost = 0
+                    for point in range(1, crashes.points + 1):
+                        for what, lasting in kinds if slots == "inline" else [kinds[point % len(kinds)]]:
+                            complaints = crashes.at(point, what, lasting=lasting)
+                            if complaints is not None:
+                                injected += 1
+                                lost += bool(complaints)
+                                for complaint in complaints[:5]:
+                                    print(f"LOST {complaint}")
+                    total += lost
+                    print(
+                        f"{scenario:<10}{slots!s:<8}{fault:<12}{crashes.points:>8}{injected:>9}{injected - lost:>9}{lost:>6}",
+                        flush=True,
+                    )
+    return total
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Everything that can happen to a run, made to happen.")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=(), help="words in the names of faults")
+    parser.add_argument(
+        "--every", action="store_true", help="every point of every run; --only names scenario, slots and fault"
+    )
     given = parser.parse_args()
-    sys.exit(1 if main(given.seconds, given.seed, given.only) else 0)
+    sys.exit(1 if (every(given.only) if given.every else main(given.seconds, given.seed, given.only)) else 0)
