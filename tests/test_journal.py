@@ -745,7 +745,10 @@ def holder(path: Path, heir: str = "") -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def test_a_second_driver_gets_in_and_the_first_ones_death_keeps_others_out(tmp_path: Path) -> None:
+def test_a_second_driver_gets_in_and_the_first_ones_death_keeps_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asynctune.journal, "PATIENCE", 3600)  # none with one that lives
     path = tmp_path / JOURNAL
     write(path, *RECORDS)
     with holder(path) as first:
@@ -792,6 +795,23 @@ def test_what_a_killed_driver_left_behind_is_not_waited_for(tmp_path: Path) -> N
     asyncio.run(main())
 
 
+def test_what_a_driver_left_behind_that_ended_well_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+
+    async def main() -> None:
+        async with Journal(path) as journal:
+            heir = await asyncio.create_subprocess_exec("cat", stdin=subprocess.PIPE, pass_fds=[journal.lock])
+        opening = asyncio.create_task(asyncio.to_thread(resumed, path))
+        await asyncio.sleep(0.2)
+        assert not opening.done()
+        assert heir.stdin is not None
+        heir.stdin.close()
+        await heir.wait()
+        assert await opening == []
+
+    asyncio.run(main())
+
+
 def test_what_a_killed_driver_left_behind_is_waited_for_in_vain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -813,8 +833,8 @@ def test_a_lock_that_somebody_else_wrote_in_ends_in_a_traceback(
             (tmp_path / LOCK).write_bytes(text)
             with pytest.raises(InvalidArgument, match="run_dir is in use, got"):
                 resumed(tmp_path / JOURNAL, resume="auto")
-        (tmp_path / LOCK).write_bytes(b"%d elsewhere\n" % os.getpid())
-        with pytest.raises(InvalidArgument, match=f"in use by process {os.getpid()} on elsewhere, got"):
+        (tmp_path / LOCK).write_bytes(b"999999999 elsewhere\n")  # of which nothing is known here
+        with pytest.raises(InvalidArgument, match="in use by process 999999999 on elsewhere, got"):
             resumed(tmp_path / JOURNAL, resume="auto")
 
 
@@ -839,6 +859,38 @@ def test_an_entry_that_is_cancelled_while_it_waits_keeps_the_lock(tmp_path: Path
         async with Journal(path, resume="auto"):
             pass
 
+    asyncio.run(main())
+
+
+def test_an_entry_that_is_cancelled_twice_leaves_its_thread_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go = threading.Event(), threading.Event()
+    lock = asynctune.journal._lock
+
+    def slow(directory: Path, given_up: threading.Event) -> int:
+        began.set()
+        assert go.wait(10)
+        return lock(directory, given_up)
+
+    async def enter() -> None:
+        async with Journal(tmp_path / JOURNAL):
+            raise AssertionError
+
+    async def main() -> None:
+        opening = asyncio.create_task(enter())
+        assert await asyncio.to_thread(began.wait, 10)
+        for _ in range(2):
+            opening.cancel()
+            await asyncio.sleep(0.01)
+        assert not opening.done()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        async with Journal(tmp_path / JOURNAL):
+            pass
+
+    monkeypatch.setattr(asynctune.journal, "_lock", slow)
     asyncio.run(main())
 
 
@@ -998,6 +1050,26 @@ def test_a_follower_takes_a_long_journal_at_once(tmp_path: Path) -> None:
     assert seen == records
     assert len(sizes) > 3
     assert all(PORTION <= size <= PORTION + 200 for size in sizes[1:-1])
+
+
+def test_a_line_that_is_finished_while_it_is_looked_at_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / JOURNAL
+    line = encode(report(7), len(RECORDS))
+    path.write_bytes(whole(*RECORDS) + line[:20])
+    intact = asynctune.journal._intact
+
+    def slow(looked_at: bytes) -> bool:
+        if looked_at == line[:20]:
+            with path.open("ab") as file:
+                file.write(line[20:] + encode(report(8), len(RECORDS) + 1))
+        return intact(looked_at)
+
+    monkeypatch.setattr(asynctune.journal, "_intact", slow)
+    follower = Follower(path)
+    assert follower.read() == RECORDS
+    assert follower.read() == [report(7), report(8)]
 
 
 def test_a_follower_misses_what_a_journal_writes(tmp_path: Path) -> None:
