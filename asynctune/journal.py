@@ -20,15 +20,12 @@ back as the floats that they were.
 import asyncio
 import contextlib
 import errno
-import fcntl
 import io
 import itertools
 import math
 import os
-import re
 import shlex
 import shutil
-import stat
 import threading
 import time
 from collections import deque
@@ -43,6 +40,7 @@ from zlib import crc32
 import msgspec
 from aiofiles.threadpool import wrap
 
+from asynctune import lock
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
 from asynctune.records import (
     Decided,
@@ -59,7 +57,7 @@ from asynctune.records import (
     Stopping,
     Suggested,
 )
-from asynctune.rundir import LOCK, check_no_links
+from asynctune.rundir import check_no_links, open_regular
 
 __all__ = [
     "MAX_LINE",
@@ -82,12 +80,10 @@ MAX_LINE = 2**26  # bytes; what a reader holds in memory, whatever the file hold
 
 GATHER = 0.002  # seconds from a record's arrival to the write that takes it along with all that came since
 BACKLOG = 10_000  # records that may wait for their write; some 2 MB
-PATIENCE = 5.0  # seconds for what is left of a killed driver to end, and with it the lock
 PORTION = 2**16  # bytes of the file, about, that a follower takes at a time
 
 _BEGIN = b'{"n":0,"t":"header"'  # of every journal
 _END = len(b',"c":"9f3a12bc"}\n')
-_OWNER = re.compile(rb"([1-9]\d{0,8}) ([!-~]{1,255})\n")  # as the lock file has it: process and host
 
 
 AnyRecord = (
@@ -194,15 +190,6 @@ def _damage(path: Path | str, offset: int, why: str) -> JournalError:
     return JournalError(f"{path}: no record at byte {offset}: {why}; {advice}")
 
 
-def _open(path: Path | str, flags: int) -> int:
-    """The descriptor of a regular file: neither a link, which may lead anywhere, nor a pipe, which would keep us waiting."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "Not a regular file")
-    return descriptor
-
-
 class Follower:
     """A reader of a journal that may grow meanwhile. It takes no lock.
 
@@ -232,7 +219,7 @@ class Follower:
     def scan(self) -> Iterator[tuple[int, Record]]:
         """All records from here on, each with the byte offset of its line. Raises `JournalError` as the function `scan` does."""
         try:
-            with open(_open(self.path, os.O_RDONLY), "rb", buffering=PORTION) as file:
+            with open(open_regular(self.path, os.O_RDONLY), "rb", buffering=PORTION) as file:
                 file.seek(self.offset)
                 for line in _lines(file):
                     if not _intact(line):
@@ -295,7 +282,7 @@ def read(path: Path | str) -> Iterator[Record]:
 def records_at(path: Path | str, offsets: Iterable[int]) -> Iterator[Record]:
     """The journal's records whose lines begin at these bytes. Raises `JournalError`, naming the byte, where none does."""
     try:
-        with open(_open(path, os.O_RDONLY), "rb") as file:
+        with open(open_regular(path, os.O_RDONLY), "rb") as file:
             for offset in offsets:
                 file.seek(offset)
                 line = file.readline(MAX_LINE)
@@ -453,17 +440,17 @@ class Journal:
             raise InvalidArgument(f"run_dir must hold a run to resume, {str(self.path)!r} is missing")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_no_links(directory)
-        self.lock = _lock(directory, self._given_up)
+        self.lock = lock.acquire(directory, self._given_up)
         flags = os.O_WRONLY | os.O_APPEND
         try:
-            descriptor = _open(self.path, flags | os.O_CREAT | os.O_EXCL)
+            descriptor = open_regular(self.path, flags | os.O_CREAT | os.O_EXCL)
             self._made = True
         except FileExistsError:
             if not self._resume:
                 raise InvalidArgument(
                     f"run_dir must not hold a run already, got {str(directory)!r}; resume=True goes on with it"
                 ) from None
-            descriptor = _open(self.path, flags)
+            descriptor = open_regular(self.path, flags)
         self._raw = io.FileIO(descriptor, "a")
         if self._made and self._durable:
             for parent in (directory, directory.parent):
@@ -532,56 +519,8 @@ class Journal:
 
     def _release(self) -> None:
         if self.lock >= 0:
-            _unlock(self.lock)
+            lock.release(self.lock)
             self.lock = -1
-
-
-def _lock(directory: Path, given_up: threading.Event) -> int:
-    """The descriptor of a run directory's lock, which is ours until nobody has that descriptor open any more.
-
-    Raises:
-        InvalidArgument: another process has it, and lives; or what is left of that process has not let go after `PATIENCE`.
-    """
-    # It stays when a run is over: who removes a lock file may remove it under the hands of the next one.
-    descriptor = _open(directory / LOCK, os.O_RDWR | os.O_CREAT)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                owner = _OWNER.fullmatch(os.pread(descriptor, 300, 0))
-                alive = owner is not None and _lives(int(owner[1]), owner[2].decode())
-                if alive or time.monotonic() > deadline or given_up.wait(0.02):
-                    by = "" if owner is None else f" by process {int(owner[1])} on {owner[2].decode()}"
-                    ended = "" if owner is None or alive else ", which has ended, but not all that it started"
-                    raise InvalidArgument(f"run_dir is in use{by}{ended}, got {str(directory)!r}") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _unlock(descriptor: int) -> None:
-    with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, 0)  # who has it open still is not this process
-    os.close(descriptor)
-
-
-def _lives(process: int, host: str) -> bool:
-    """Whether a process lives, as far as can be known here."""
-    if host != os.uname().nodename:
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _sync_data(descriptor: int) -> None:
@@ -602,10 +541,10 @@ def _set_aside(path: Path, descriptor: int, offset: int, what: str) -> Path:
     for number in itertools.count(1):
         aside = path.with_name(f"{path.stem}.{what}-{stamp}{f'-{number}' if number > 1 else ''}")
         with contextlib.suppress(FileExistsError):
-            target = _open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            target = open_regular(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             break
     try:
-        with open(target, "wb") as copy, open(_open(path, os.O_RDONLY), "rb") as source:
+        with open(target, "wb") as copy, open(open_regular(path, os.O_RDONLY), "rb") as source:
             source.seek(offset)
             shutil.copyfileobj(source, copy)
             copy.flush()
@@ -640,11 +579,11 @@ def repair(path: Path | str) -> Repaired:
     try:
         os.stat(path)  # no run, no lock
         check_no_links(path.parent)
-        lock = _lock(path.parent, threading.Event())
+        held = lock.acquire(path.parent, threading.Event())
         try:
             return _repair(path)
         finally:
-            _unlock(lock)
+            lock.release(held)
     except OSError as error:
         raise JournalError(f"cannot repair {path}: {error.strerror or error}") from error
 
@@ -657,7 +596,7 @@ def _repair(path: Path) -> Repaired:
         if reader.number == 0:
             raise
     kept, offset = reader.number, reader.offset
-    with open(_open(path, os.O_RDWR), "rb") as file:
+    with open(open_regular(path, os.O_RDWR), "rb") as file:
         size = os.fstat(file.fileno()).st_size - offset
         if size == 0:
             return Repaired(kept, offset, 0, 0, None)

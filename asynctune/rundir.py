@@ -1,7 +1,9 @@
 """Run directory: what lies where in it, and what is refused there. No user's text ever becomes a path."""
 
+import errno
 import os
 import re
+import stat
 from pathlib import Path
 
 from asynctune.errors import InvalidArgument
@@ -18,6 +20,7 @@ __all__ = [
     "is_directory",
     "log_file",
     "make_directory",
+    "open_regular",
 ]
 
 JOURNAL = "journal.jsonl"
@@ -75,3 +78,12 @@ def check_no_links(run_dir: Path) -> None:
             for entry in entries:
                 if entry.is_symlink():
                     raise InvalidArgument(f"a run directory must hold no symbolic links, got {entry.path!r}")
+
+
+def open_regular(path: Path | str, flags: int) -> int:
+    """The descriptor of a regular file: neither a link, which may lead anywhere, nor a pipe, which would keep us waiting."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file")
+    return descriptor

@@ -17,7 +17,7 @@ LAYERS = [
     ["errors", "supervisor", "_core"],
     ["_wire", "space", "records", "rundir", "logs"],
     ["worker", "searchers", "slots", "population", "checkpoints", "references"],
-    ["schedulers", "processes", "advisor", "journal", "results"],
+    ["schedulers", "processes", "advisor", "lock", "journal", "results"],
     ["study", "resume", "watch", "progress"],
     ["engine", "tuner"],
     ["report", "_run", "__main__"],

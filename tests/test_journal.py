@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asynctune.journal
+import asynctune.lock
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
 from asynctune.journal import (
     MAX_LINE,
@@ -748,7 +749,7 @@ def holder(path: Path, heir: str = "") -> Iterator[subprocess.Popen[str]]:
 def test_a_second_driver_gets_in_and_the_first_ones_death_keeps_others_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asynctune.journal, "PATIENCE", 3600)  # none with one that lives
+    monkeypatch.setattr(asynctune.lock, "PATIENCE", 3600)  # none with one that lives
     path = tmp_path / JOURNAL
     write(path, *RECORDS)
     with holder(path) as first:
@@ -815,7 +816,7 @@ def test_what_a_driver_left_behind_that_ended_well_is_not_waited_for(tmp_path: P
 def test_what_a_killed_driver_left_behind_is_waited_for_in_vain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asynctune.journal, "PATIENCE", 0.1)
+    monkeypatch.setattr(asynctune.lock, "PATIENCE", 0.1)
     with holder(tmp_path / JOURNAL, "heir") as first:
         first.kill()
         first.wait()
@@ -826,7 +827,7 @@ def test_what_a_killed_driver_left_behind_is_waited_for_in_vain(
 def test_a_lock_that_somebody_else_wrote_in_ends_in_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asynctune.journal, "PATIENCE", 0.01)
+    monkeypatch.setattr(asynctune.lock, "PATIENCE", 0.01)
     host = os.uname().nodename.encode()
     with holder(tmp_path / JOURNAL):
         for text in (b"", b"-1 %b\n" % host, b"0 %b\n" % host, b"1\n", b"9" * 400, b"1 \x1b[31m\n", b"\xff\xff"):
@@ -866,7 +867,7 @@ def test_an_entry_that_is_cancelled_twice_leaves_its_thread_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, go = threading.Event(), threading.Event()
-    lock = asynctune.journal._lock
+    lock = asynctune.lock.acquire
 
     def slow(directory: Path, given_up: threading.Event) -> int:
         began.set()
@@ -890,7 +891,7 @@ def test_an_entry_that_is_cancelled_twice_leaves_its_thread_behind(
         async with Journal(tmp_path / JOURNAL):
             pass
 
-    monkeypatch.setattr(asynctune.journal, "_lock", slow)
+    monkeypatch.setattr(asynctune.lock, "acquire", slow)
     asyncio.run(main())
 
 
