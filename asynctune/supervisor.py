@@ -30,8 +30,8 @@ WORKER = "ASYNCTUNE_WORKER"
 #: Seconds from one look for the driver to the next, should a process that it forked hold the lifeline open.
 LOOK_EVERY = 0.5
 
-#: Seconds between two passes over the process table: at first, and at most. It doubles, since what a pass has killed may take
-#: long to end (a GPU to tidy up, a file system that does not answer).
+#: Seconds between two passes over the process table, doubled from the first of these up to the second: what a pass has killed
+#: may take long to end (a GPU to tidy up, a file system that does not answer).
 PAUSES = (0.001, 1.0)
 
 #: Passes in a row that must find nobody. In one, a process can fork and end between the listing and the look at it.

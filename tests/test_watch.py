@@ -70,6 +70,13 @@ def test_a_sign_of_life_is_no_report_and_a_report_no_sign_of_life() -> None:
     ]
 
 
+def test_a_worker_that_is_hung_is_called_hung() -> None:
+    watch = Watch(0.0, report_timeout=SILENCE, trial_timeout=SILENCE)
+    watch.spawned(0, 0.0)
+    watch.began(0, 0.0)
+    assert ticking(watch, 0, 1000) == [(SILENCE, 0, "hung: gave no sign of life for 300 s")]
+
+
 def test_a_trial_that_waits_is_not_missed() -> None:
     watch = Watch(0.0, report_timeout=20, trial_timeout=50)
     watch.spawned(0, 0.0)
