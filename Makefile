@@ -15,8 +15,8 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint
 demo: $(CORE)  ## the four methods side by side on a small DCGAN, a few minutes; a second time it only summarises
 	$(PY) examples/gan/compare.py --out examples/gan/out --runs 16 --steps 150
 
-test: $(CORE)  ## what runs on every change
-	$(PY) -m pytest -m "not slow and not gpu"
+test: $(CORE)  ## what runs on every change: two files at a time, since half of the tests wait for processes
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: $(CORE)  ## the slow tests; none collected (pytest's status 5) is no failure
 	$(PY) -m pytest -m "slow and not gpu" || { status=$$?; [ $$status -eq 5 ] && echo "there are no slow tests" || exit $$status; }

@@ -24,7 +24,7 @@ class Advisor:
         supervisor: the run's, which ends the process with the driver.
     """
 
-    def __init__(self, log: Path, preload: Callable[[], object], supervisor: Supervisor | None = None) -> None:
+    def __init__(self, log: Path, preload: Callable[[], object], supervisor: Supervisor) -> None:
         self._log = log
         self._preload = preload
         self._supervisor = supervisor

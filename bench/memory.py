@@ -32,10 +32,13 @@ from measure import Row, arguments, show
 IDLE_PROCESSES, IDLE_MB = 4, 120
 
 #: Searcher -> what its processes are, in the order in which they start.
-ROLES = {"Random": ("driver", "worker", "worker"), "HyperOpt": ("driver", "advisor", "worker", "worker")}
+ROLES = {
+    "Random": ("driver", "supervisor", "worker", "worker"),
+    "HyperOpt": ("driver", "supervisor", "advisor", "worker", "worker"),
+}
 
 #: What a process holds at least.
-FLOORS = {"driver": ("numpy", "asyncio"), "advisor": ("hyperopt",), "worker": ()}
+FLOORS = {"driver": ("numpy", "asyncio"), "supervisor": (), "advisor": ("hyperopt",), "worker": ()}
 
 IDLE = """
 import time
