@@ -6,17 +6,17 @@ READY := .venv/.ready
 PEERS := .venv-peers/bin/python
 PEERS_READY := .venv-peers/.ready
 CORE := build/.core
-BENCHMARKS := report trials memory
+BENCHMARKS := report trials memory journal
 PLOTTED := core scale
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all lint compile debug sanitized asan fuzz bench bench-peers clean
+.PHONY: demo test test-all lint compile debug sanitized asan fuzz torture bench bench-peers clean
 
 demo: $(CORE)  ## the four methods side by side on a small DCGAN, a few minutes; a second time it only summarises
 	$(PY) examples/gan/compare.py --out examples/gan/out --runs 16 --steps 150
 
-test: $(CORE)  ## what runs on every change
-	$(PY) -m pytest -m "not slow and not gpu"
+test: $(CORE)  ## what runs on every change: two files at a time, since half of the tests wait for processes
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: $(CORE)  ## the slow tests; none collected (pytest's status 5) is no failure
 	$(PY) -m pytest -m "slow and not gpu" || { status=$$?; [ $$status -eq 5 ] && echo "there are no slow tests" || exit $$status; }
@@ -49,6 +49,9 @@ asan: sanitized  ## the core's tests and a short fuzz under AddressSanitizer and
 SECONDS ?= 600
 fuzz: sanitized  ## the array API under arguments that nobody should pass: SECONDS=600 long, from SEED on
 	$(ASAN) -m tests.fuzz --seconds $(SECONDS) $(SEED:%=--seed %)
+
+torture: $(CORE)  ## whatever can go wrong, injected for real: faults, survived, lost (some ten minutes; SECONDS=60, SEED=1)
+	$(PY) -m tests.torture --seconds $(SECONDS) $(SEED:%=--seed %)
 
 bench: $(CORE)  ## every budget measured, beside its floor; figures in build/bench (some ten minutes, on an idle machine)
 	for name in $(BENCHMARKS); do $(PY) bench/$$name.py --json build/bench/$$name.json || exit; done

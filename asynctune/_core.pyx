@@ -571,6 +571,19 @@ cdef void discard(Split *split) noexcept nogil:
     free(split.others.entries)
 
 
+cdef tuple entry_state(const Entry entry):
+    return entry.score, entry.arrival, entry.trial
+
+
+cdef list heap_state(const Heap *heap):
+    """The entries of a heap, sorted: how they lie in it decides nothing."""
+    return sorted([entry_state(heap.entries[i]) for i in range(heap.size)])
+
+
+cdef tuple split_state(const Split *split):
+    return heap_state(&split.kept), heap_state(&split.others)
+
+
 # ----------------------------------------------------------------------------------------- successive halving
 
 
@@ -899,6 +912,24 @@ cdef class Ladder:
         self.make_room(trial)
         return self.levels[min(self.coming(trial), self.top - 1)]
 
+    def state(self):
+        """All that answers depend on besides the arguments, as tuples and lists: equal ones will answer alike."""
+        self.enter()
+        cdef Py_ssize_t i, used
+        rungs = [
+            (split_state(&rung.results), heap_state(&rung.waiting), rung.n, rung.k, rung.short_of)
+            for rung in self.rungs[:self.brackets * self.top]
+        ]
+        used = self.capacity
+        while used and self.position[used - 1] == COMING:  # as of trials that nobody has asked about
+            used -= 1
+        positions = [self.position[i] for i in range(used)]
+        held = [
+            entry_state(self.latest[i]) if self.promotion and positions[i] & 3 and positions[i] != RETIRED else None
+            for i in range(used)
+        ]
+        return rungs, positions, held
+
 
 # ----------------------------------------------------------------------------------- population-based training
 
@@ -1184,3 +1215,26 @@ cdef class Generations:
         """The checkpoints, since the last call, of depths that everyone not gone has passed: no decision needs them."""
         freed, self.freed = self.freed, []
         return freed
+
+    def state(self):
+        """All that answers depend on besides the arguments, as tuples and lists: equal ones will answer alike."""
+        cdef Member *member
+        cdef Generation generation
+        cdef Py_ssize_t i
+        members = []
+        for i in range(self.population):
+            member = &self.members[i]
+            result = entry_state(member.entry) if member.recorded else None
+            place = member.place if member.waiting else None
+            members.append((result, member.recorded, member.passed, place, bool(member.gone)))
+        generations = []
+        for depth in sorted(self.generations):
+            generation = self.generations[depth]
+            saved = [
+                (i, name, generation.steps[i]) for i, name in enumerate(generation.checkpoints) if name is not None
+            ]
+            waiting = [generation.waiting[i] for i in range(generation.num_waiting)]
+            results = generation.n, split_state(&generation.best), split_state(&generation.worst)
+            generations.append((depth, results, saved, waiting, generation.decided, bool(generation.queued)))
+        first = None if self.first is None else self.first.depth
+        return members, generations, first, heap_state(&self.queue), list(self.freed)

@@ -25,6 +25,7 @@ __all__ = [
     "FromWorker",
     "Load",
     "Loaded",
+    "Lost",
     "NotSaved",
     "Pause",
     "Ready",
@@ -134,6 +135,14 @@ class Saved(Frame, frozen=True):
     job: int
     step: int
     checkpoint: str | None
+    size: int = 0  # bytes
+
+
+class Lost(Frame, frozen=True):
+    """The checkpoint to begin with is missing or damaged, as `error` says in one line; user code was not called."""
+
+    job: int
+    error: str
 
 
 class NotSaved(Frame, frozen=True):
@@ -165,6 +174,7 @@ class Error(Frame, frozen=True):
     traceback: str
     busy: float = 0.0
     log: tuple[int, int] = (0, 0)
+    disk: bool = False  # the disk is full or fails, which is not the trial's fault
 
 
 class Returned(Frame, frozen=True):
@@ -175,7 +185,7 @@ class Returned(Frame, frozen=True):
 
 
 ToWorker = Load | Run | Continue | Pause | Save | End | Call
-FromWorker = Ready | Loaded | Report | Saved | NotSaved | Done | Error | Returned
+FromWorker = Ready | Loaded | Report | Saved | NotSaved | Lost | Done | Error | Returned
 
 F = TypeVar("F")
 

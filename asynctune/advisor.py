@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from asynctune import _wire as wire
-from asynctune.errors import RunFailed
-from asynctune.processes import Worker
+from asynctune.errors import RunFailed, WorkerDied
+from asynctune.processes import Supervisor, Worker
 from asynctune.searchers.base import Row, Suggestion
 
 __all__ = ["Advisor"]
@@ -21,19 +21,24 @@ class Advisor:
     Args:
         log: the file that gets what the searcher's library prints.
         preload: the first call in the process, ahead of any question.
+        supervisor: the run's, which ends the process with the driver.
     """
 
-    def __init__(self, log: Path, preload: Callable[[], object]) -> None:
+    def __init__(self, log: Path, preload: Callable[[], object], supervisor: Supervisor) -> None:
         self._log = log
         self._preload = preload
+        self._supervisor = supervisor
         self._worker: Worker | None = None
         self._answer: asyncio.Future[Row] | None = None
         self._job = 0
 
     async def start(self) -> None:
-        """Start the process; does not wait for it to be ready."""
+        """Start the process; does not wait for it to be ready. Raises `RunFailed` if it cannot be started."""
         environment = {"CUDA_VISIBLE_DEVICES": ""}
-        self._worker = await Worker.spawn(environment, self._log, self._received, self._died)
+        try:
+            self._worker = await Worker.spawn(environment, self._log, self._received, self._died, self._supervisor)
+        except WorkerDied as error:
+            raise RunFailed(f"the searcher's process {error}") from error
         self._worker.send(wire.Load(b"", sys.path, os.getcwd()))
         self._call(self._preload)
 

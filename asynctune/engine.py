@@ -8,18 +8,19 @@ its coroutine is where it waits.
 import asyncio
 import functools
 import pickle
-import shutil
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 from typing import Any
 
 from asynctune import _wire as wire
 from asynctune.advisor import Advisor
-from asynctune.errors import RunFailed
-from asynctune.journal import CHECKPOINTS, Journal, log_file
-from asynctune.processes import InlineWorker, Worker
+from asynctune.checkpoints import Store
+from asynctune.errors import RunFailed, WorkerDied
+from asynctune.journal import Journal
+from asynctune.logs import CAP, cap
+from asynctune.processes import InlineWorker, Supervisor, Worker
 from asynctune.records import (
     ENDED,
     Action,
@@ -27,7 +28,9 @@ from asynctune.records import (
     Failed,
     Finished,
     Left,
+    Lost,
     Record,
+    Reopened,
     Reported,
     Saved,
     Started,
@@ -35,9 +38,12 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
+from asynctune.resume import Replay
+from asynctune.rundir import CHECKPOINTS, SEARCHER_LOG, checkpoint_path, log_file
 from asynctune.searchers.base import Row
 from asynctune.slots import SlotSpec
 from asynctune.study import Release, Save, Study, Suggest
+from asynctune.watch import TICK, Watch
 
 __all__ = ["Engine"]
 
@@ -48,7 +54,7 @@ STOP_GRACE = 30.0
 CLOSE_GRACE = 2.0
 
 #: What may give a waiting slot something to do.
-_WAKING = frozenset({Suggested, Saved, Failed, Finished, Stopping})
+_WAKING = frozenset({Suggested, Saved, Failed, Lost, Finished, Stopping})
 
 
 class _Slot:
@@ -86,37 +92,50 @@ class Engine:
     """Drives one study to its end on slots.
 
     Args:
-        study: the study, fresh.
+        study: the study, as the journal leaves it.
+        run_dir: the run's directory, for logs and checkpoints.
+        journal: the run's journal, open.
         specs: the slots.
         train: the trainable, for `load` is None: then trials run in this very process.
         load: the trainable as workers get it.
-        run_dir: the run's directory, for logs and checkpoints.
         watchers: called with each record, once it is applied and in the journal's hands; the list may change.
         stop_when: ends the run when it is true of a report.
         time_budget: seconds after which the run ends.
+        trial_timeout: seconds that a start of a trial may take.
+        report_timeout: seconds without a report that a start of a trial may take.
+        durable: whether a record is on the disk before a worker learns of it.
         checkpoint_every: seconds between checkpoints of a running trial.
+        keep_checkpoints: bytes within which checkpoints stay that nothing needs.
     """
 
     def __init__(
         self,
         study: Study,
+        run_dir: Path,
+        journal: Journal,
         *,
         specs: Sequence[SlotSpec],
         train: Callable[..., object],
         load: wire.Load | None,
-        run_dir: Path,
         watchers: list[Callable[[Record], object]],
         stop_when: Callable[[Reported], bool] | None,
         time_budget: float | None,
+        trial_timeout: float | None,
+        report_timeout: float | None,
+        durable: bool,
         checkpoint_every: float | None,
+        keep_checkpoints: int,
     ) -> None:
         self._study = study
+        self._journal = journal
         self._slots = [_Slot(spec, run_dir) for spec in specs]
         self._train = train
         self._load = load
         self._run_dir = run_dir
-        self._checkpoints = run_dir / CHECKPOINTS
-        self._save_to = str(self._checkpoints)
+        self._store = Store(run_dir, keep_checkpoints)
+        self._save_to = str(run_dir / CHECKPOINTS)
+        self._watch = Watch(monotonic(), trial_timeout=trial_timeout, report_timeout=report_timeout)
+        self._durable = durable
         self._watchers = watchers
         self._stop_when = stop_when
         self._time_budget = time_budget
@@ -127,34 +146,49 @@ class Engine:
         self._open = False
         self._task: asyncio.Task[Any] | None = None
         self._error: Exception | None = None
-        self._journal: Journal
         self._records: deque[Record] = deque()  # that are to happen
         self._committing = False
         self._running: dict[int, _Slot] = {}  # trial -> the slot that runs it
+        self._supervisor: Supervisor | None = None
         self._advisor: Advisor | None = None
         self._suggesting = False
-        self._timers: list[asyncio.TimerHandle] = []
-        self._removals: set[asyncio.Future[None]] = set()  # of checkpoints, under way
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}  # by what they call, one each
         self.failure: str | None = None  # why the run is to end with an error
         self.interrupted = False  # by Ctrl-C in an inline trial
 
     # What its owner calls.
 
-    async def run(self, journal: Journal) -> None:
+    async def run(self, replay: Replay, num_trials: int | None) -> None:
         """Drive the study to its end, or until it is cancelled; either way no process is left.
 
-        Raises what user code in the driver (a watcher, `stop_when`) raised, and `RunFailed` if workers do not start.
+        `replay` is of the journal, and empty if the run is new; `num_trials` may be more than the journal has it.
+
+        Raises what user code in the driver (a watcher, `stop_when`) raised, and `RunFailed` if workers do not start, or if they find
+        the disk full or failing: then the run can be resumed.
         """
-        self._journal = journal
         self._task = asyncio.current_task()
-        self._checkpoints.mkdir(mode=0o700)
+        self._origin -= int(replay.time * 1e9)
         self._open = True
         try:
+            try:
+                if replay.header is None:
+                    self._store.create()
+                else:
+                    await self._store.sweep(replay.checkpoints)
+            except OSError as error:
+                raise RunFailed(f"cannot use {self._save_to}: {error.strerror or error}") from error
+            if replay.header is not None and not self._reopen(replay.due, num_trials):
+                return
             if self._time_budget is not None:
-                self._after(self._time_budget, self._use_up)
-            if self._study.preload is not None and self._load is not None:
-                self._advisor = Advisor(self._run_dir / "searcher.log", self._study.preload)
-                await self._advisor.start()
+                self._after(max(0.0, self._time_budget - replay.time), self._use_up)
+            if self._load is not None:
+                self._supervisor = await Supervisor.spawn(
+                    self._journal.lock, functools.partial(self._guarded, self._unsupervised)
+                )
+                self._after(TICK, self._look)
+                if self._study.preload is not None:
+                    self._advisor = Advisor(self._run_dir / SEARCHER_LOG, self._study.preload, self._supervisor)
+                    await self._advisor.start()
             async with asyncio.TaskGroup() as group:
                 for slot in self._slots:
                     group.create_task(self._drive(slot), name=f"slot-{slot.spec.index}")
@@ -168,16 +202,24 @@ class Engine:
             raise self._error from None
         finally:
             self._open = False
-            for timer in self._timers:
+            for timer in self._timers.values():
                 timer.cancel()
             if self._advisor is not None:
                 await self._advisor.close(CLOSE_GRACE)
+            if self._supervisor is not None:
+                await self._supervisor.close()
+            await self._journal.written()  # what is released by then is to go as well
+            await self._store.close()
 
-    async def clean(self) -> None:
-        """Once the journal is closed: wait for removals under way, and remove what workers left half-written."""
-        await asyncio.gather(*self._removals)
-        for path in self._checkpoints.glob(".*"):
-            await self._remove(path)
+    def _reopen(self, due: Sequence[Record], num_trials: int | None) -> bool:
+        """Take up the run where its journal ends. Return whether anything is left to do."""
+        for record in due:
+            self._commit(record)
+        study = self._study
+        if study.done and not study.stopping and study.num_trials == num_trials:
+            return False
+        self._commit(Reopened(time=self._now(), num_trials=num_trials, slots=len(self._slots)))
+        return True
 
     def stop(self, reason: str, *, grace: float | None = STOP_GRACE) -> None:
         """End the run: what runs pauses at its next report, after `grace` seconds it is killed (None: never)."""
@@ -242,9 +284,8 @@ class Engine:
     def _advance(self, slot: _Slot) -> Started | Suggest | None:
         """Let a slot take up what it is to run next. Return that, or what has to be waited for first; None: for any change."""
         while True:
-            warm = slot.trial if slot.parked else None
             now = self._now()
-            offer = self._study.offer(slot.spec.index, warm=warm, time=now)
+            offer = self._study.offer(slot.spec.index, time=now)
             if offer is None or slot.worker is None:
                 return offer
             if isinstance(offer, Started):
@@ -262,7 +303,11 @@ class Engine:
             return
         slot.loaded = self._loop.create_future()
         on_death = functools.partial(self._guarded, self._died, slot)
-        slot.worker = await Worker.spawn(slot.spec.environment, slot.log, on_frames, on_death)
+        try:
+            slot.worker = await Worker.spawn(slot.spec.environment, slot.log, on_frames, on_death, self._supervisor)
+        except WorkerDied as error:
+            raise RunFailed(f"the worker of slot {slot.spec.index} {error}") from error
+        self._watch.spawned(slot.spec.index, monotonic())
         slot.worker.send(self._load)
         await slot.loaded
         slot.log_start = slot.log_size()
@@ -286,11 +331,10 @@ class Engine:
 
     def _start(self, slot: _Slot, started: Started) -> None:
         """Let the slot's worker run one start of a trial."""
-        assert slot.worker is not None
         in_place = slot.parked and slot.trial == started.trial and started.how == "resumed"
         if not in_place:
             if slot.parked:
-                slot.worker.send(wire.End(slot.job))
+                self._send(slot, wire.End(slot.job))
             slot.holds = None
             slot.job += 1
             slot.trial, slot.segment = started.trial, started.segment
@@ -298,12 +342,10 @@ class Engine:
             slot.began = started.time
         slot.parked = False
         slot.active = True
+        self._watch.began(slot.spec.index, monotonic())
         self._commit(started)
         self._running[started.trial] = slot
-        if in_place:
-            slot.worker.send(wire.Continue(slot.job, started.until))
-        else:
-            slot.worker.send(self._assignment(slot, started))
+        self._send(slot, wire.Continue(slot.job, started.until) if in_place else self._assignment(slot, started))
 
     def _assignment(self, slot: _Slot, started: Started) -> wire.Run:
         return wire.Run(
@@ -316,7 +358,7 @@ class Engine:
             step=started.step,
             stop=self._study.max_resource,
             until=started.until,
-            restore=None if started.checkpoint is None else str(self._checkpoints / started.checkpoint),
+            restore=None if started.checkpoint is None else str(checkpoint_path(self._run_dir, started.checkpoint)),
             save_to=self._save_to,
             checkpoint_every=self._checkpoint_every,
             device=slot.spec.device,
@@ -336,6 +378,8 @@ class Engine:
                     self._saved(slot, frame)
                 case wire.NotSaved():
                     _resolve(slot.kept)
+                case wire.Lost():
+                    self._lost(slot, frame)
                 case wire.Error():
                     self._raised(slot, frame)
                 case wire.Loaded():
@@ -347,6 +391,7 @@ class Engine:
 
     def _report(self, slot: _Slot, step: int, metrics: dict[str, float]) -> None:
         report = Reported(time=self._now(), trial=slot.trial, segment=slot.segment, step=step, metrics=metrics)
+        self._watch.reported(slot.spec.index, monotonic())
         self._commit(report)
         if self._stop_when is not None and self._stop_when(report):
             self.stop(f"stop_when held at step {step} of trial {slot.trial}")
@@ -355,9 +400,11 @@ class Engine:
 
     def _saved(self, slot: _Slot, frame: wire.Saved) -> None:
         trial, segment = slot.jobs[frame.job]
-        self._commit(
-            Saved(time=self._now(), trial=trial, segment=segment, step=frame.step, checkpoint=frame.checkpoint)
-        )
+        name = frame.checkpoint
+        if name is not None:
+            self._store.saved(name, frame.size)
+        saved = Saved(time=self._now(), trial=trial, segment=segment, step=frame.step, checkpoint=name)
+        self._commit(saved)
         if not slot.runs(frame.job):
             _resolve(slot.kept)
         elif self._study.state(trial) is not TrialState.RUNNING:
@@ -379,8 +426,19 @@ class Engine:
     def _raised(self, slot: _Slot, frame: wire.Error) -> None:
         if frame.job == 0:
             _reject(slot.loaded, RunFailed(f"a worker cannot load the trainable: {frame.error}"))
+        elif frame.disk:  # no trial's fault: the run stops here, and can be resumed
+            raise RunFailed(f"trial {slot.jobs[frame.job][0]} cannot write: {frame.error}")
         elif self._left(slot, frame):
             self._fail(slot, frame.error, frame.traceback)
+
+    def _lost(self, slot: _Slot, frame: wire.Lost) -> None:
+        slot.jobs.pop(frame.job - 1, None)
+        if not slot.runs(frame.job):
+            return
+        checkpoint = self._study.checkpoint(slot.trial)
+        assert checkpoint is not None
+        self._commit(Lost(time=self._now(), trial=slot.trial, checkpoint=checkpoint, error=frame.error))
+        self._vacate(slot)
 
     def _left(self, slot: _Slot, frame: wire.Done | wire.Error) -> bool:
         """Take note that a job is over. Return whether its trial ends with it, and does not go on elsewhere."""
@@ -394,6 +452,7 @@ class Engine:
 
     def _died(self, slot: _Slot, cause: str) -> None:
         slot.worker = None
+        self._watch.gone(slot.spec.index)
         slot.jobs.clear()
         slot.parked, slot.holds = False, None
         if self._study.stopping or self._study.done:  # it may be we who killed it
@@ -406,7 +465,12 @@ class Engine:
         _resolve(slot.kept)
         self._wake()
 
+    def _unsupervised(self, cause: str) -> None:
+        raise RunFailed(f"the supervisor {cause}")
+
     def _leave(self, slot: _Slot, trial: int, segment: int, busy: float, log: tuple[int, int]) -> None:
+        if log[1] - log[0] > CAP:
+            self._cap(slot, *log)
         where = slot.spec.index
         self._commit(Left(time=self._now(), trial=trial, segment=segment, slot=where, busy=busy, log=log))
 
@@ -419,6 +483,7 @@ class Engine:
         """The slot has nothing that runs: it takes up what comes next, here and now if that takes no waiting."""
         self._running.pop(slot.trial, None)
         slot.active = False
+        self._watch.ended(slot.spec.index)
         if self._load is not None:
             self._advance(slot)
         if not slot.active:
@@ -454,7 +519,7 @@ class Engine:
                     self._keep(trial)
                 case Release(checkpoint):
                     # Not before it is on disk that nobody needs it.
-                    self._journal.when_written(functools.partial(self._remove, self._checkpoints / checkpoint))
+                    self._journal.when_written(self._store.release(checkpoint))
         if isinstance(record, Decided):
             self._carry_out(record)
         elif isinstance(record, Stopping):
@@ -472,22 +537,22 @@ class Engine:
 
     def _carry_out(self, decision: Decided) -> None:
         slot = self._running.get(decision.trial)
-        if slot is None or slot.worker is None:
+        if slot is None:
             return
         match decision.action:
             case Action.CONTINUE:
-                slot.worker.send(wire.Continue(slot.job, decision.until))
+                self._send(slot, wire.Continue(slot.job, decision.until))
             case Action.PAUSE:
-                slot.worker.send(wire.Pause(slot.job))
+                self._send(slot, wire.Pause(slot.job))
             case Action.STOP:
-                slot.worker.send(wire.End(slot.job))
+                self._send(slot, wire.End(slot.job))
 
     def _keep(self, trial: int) -> None:
         """Have the trial saved that just completed as the best so far, if a worker still holds what it tracked."""
         for slot in self._slots:
             if slot.holds == trial and slot.worker is not None:
                 slot.kept = self._loop.create_future()
-                slot.worker.send(wire.Save(slot.job))
+                self._send(slot, wire.Save(slot.job))
 
     def _wind_down(self, stopping: Stopping) -> None:
         if stopping.failed:
@@ -495,20 +560,45 @@ class Engine:
         if self._advisor is not None:
             self._advisor.kill()  # nothing more will be asked
         for trial, slot in list(self._running.items()):
-            if stopping.failed:
-                self._decide(trial, Action.STOP)
+            if stopping.failed:  # what runs is RUNNING to the end, so that it goes on when the run is resumed
                 self._vacate(slot)
+                if slot.worker is not None:
+                    slot.worker.kill()
             elif self._study.runs_on(trial):
                 self._decide(trial, Action.PAUSE)
 
     def _use_up(self) -> None:
         self.stop(f"the time budget of {self._time_budget:g} s is used up")
 
-    def _remove(self, checkpoint: Path) -> asyncio.Future[None]:
-        removal = self._loop.run_in_executor(None, shutil.rmtree, checkpoint, True)
-        self._removals.add(removal)
-        removal.add_done_callback(self._removals.discard)
-        return removal
+    def _send(self, slot: _Slot, frame: wire.ToWorker) -> None:
+        """Send what follows from the records so far; if that was asked for, not before they are on the disk."""
+        worker = slot.worker
+        if worker is None:
+            return
+        if self._durable:
+            self._journal.when_written(functools.partial(self._guarded, worker.send, frame))
+        else:
+            worker.send(frame)
+
+    def _look(self) -> None:
+        """Once a second: who has been silent for too long, and who prints too much?"""
+        now = monotonic()
+        for slot in self._slots:
+            if isinstance(slot.worker, Worker):
+                if slot.worker.beat():
+                    self._watch.alive(slot.spec.index, now)
+                if slot.active:
+                    self._cap(slot, slot.log_start)
+                    if self._journal.behind:  # it may have reported, and we do not listen
+                        self._watch.reported(slot.spec.index, now)
+        for index, cause in self._watch.overdue(now):
+            worker = self._slots[index].worker
+            if isinstance(worker, Worker):
+                worker.abort(cause)
+        self._after(TICK, self._look)
+
+    def _cap(self, slot: _Slot, first: int, last: int | None = None) -> None:
+        self._loop.run_in_executor(None, cap, slot.log, first, last)  # where much is printed, it takes a while
 
     # Time, and errors.
 
@@ -517,7 +607,7 @@ class Engine:
         return (monotonic_ns() - self._origin) // 1000 / 1e6
 
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
-        self._timers.append(self._loop.call_later(seconds, self._guarded, call))
+        self._timers[call] = self._loop.call_later(seconds, self._guarded, call)
 
     async def _change(self) -> None:
         """Wait for a record that may give a slot something to do."""

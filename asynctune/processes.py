@@ -2,47 +2,158 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 
 import asynctune
 from asynctune._wire import Decoder, End, FromWorker, Run, Save, ToWorker, encode
-from asynctune.errors import ProtocolError, WorkerDied
+from asynctune.errors import ProtocolError, RunFailed, WorkerDied
+from asynctune.supervisor import RUN, WORKER
 from asynctune.worker.job import run_job, save_ended
 from asynctune.worker.session import Session
 
-__all__ = ["InlineWorker", "Worker"]
+__all__ = ["InlineWorker", "Supervisor", "Worker"]
 
 # The package comes from where the driver has it, which may be nowhere that a new interpreter looks; all that it imports is
 # looked for in the usual places first. `-P` keeps the current directory out of these: a `random.py` in it is no module of ours.
 _BOOTSTRAP = """\
 import sys
-root, descriptor = sys.argv[1:]
+root, *descriptors = sys.argv[1:]
 del sys.argv[1:]
 sys.path.insert(0, root)
 import asynctune
 sys.path.append(sys.path.pop(0))
 from asynctune.worker.__main__ import main
-main(int(descriptor))
+main(*map(int, descriptors))
 """
-_ROOT = str(Path(asynctune.__file__).absolute().parent.parent)
+_PACKAGE = Path(asynctune.__file__).absolute().parent
+_ROOT = str(_PACKAGE.parent)
+_SUPERVISOR = str(_PACKAGE / "supervisor.py")
 
 #: How long, in seconds, the kernel may take to end a process that was sent SIGKILL before it is left to itself.
 _KILL_TIME = 5.0
+
+#: How long, in seconds, a worker that was sent SIGABRT may take to write its threads' tracebacks and end.
+_ABORT_TIME = 1.0
+
+#: How long, in seconds, the supervisor may take to end what is left of the run before it is left to do so alone.
+_SWEEP_TIME = 3.0
+
+
+class Supervisor(asyncio.Protocol):
+    """The process that ends what a worker leaves behind, and all that is left of the run when the driver has ended: supervisor.py.
+
+    A run does not go on without one: its death is an error to end the run with, not a reason to start another. It is a few
+    megabytes that wait, deaf to SIGTERM: who ends it means it, and until another one had started nobody would keep watch.
+    """
+
+    def __init__(self, lock: int | None, on_death: Callable[[str], None]) -> None:
+        #: What marks the processes of this run.
+        self.environment: Mapping[str, str] = {RUN: os.urandom(16).hex()}
+        self._on_death = on_death
+        self._open = True  # neither closed nor dead
+        self._gone = asyncio.Event()
+        self._lifeline: asyncio.Transport
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", _SUPERVISOR, str(os.getpid()), self.environment[RUN]],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    # No marker of its own, nor of a run around this one: it outlives that one's sweep, to end what is in here.
+                    env={name: value for name, value in os.environ.items() if name not in (RUN, WORKER)},
+                    pass_fds=() if lock is None else (lock,),
+                    start_new_session=True,
+                )
+            except BaseException:
+                self._socket.close()
+                raise
+
+    @classmethod
+    async def spawn(cls, lock: int | None, on_death: Callable[[str], None]) -> "Supervisor":
+        """Start a supervisor; does not wait for it to be ready.
+
+        Args:
+            lock: a descriptor that it holds too, until nothing of the run is left.
+            on_death: called once, if it ends before `close`, with a phrase that says how.
+
+        Raises:
+            RunFailed: the process cannot be started.
+        """
+        try:
+            supervisor = cls(lock, on_death)
+        except OSError as error:
+            raise RunFailed(f"the supervisor did not start: {error}") from error
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: supervisor, sock=supervisor._socket)
+        except BaseException:
+            supervisor._open = False
+            raise
+        return supervisor
+
+    def began(self, group: int) -> None:
+        """There is a worker now, which leads this process group."""
+        self._tell(f"began {group}\n")
+
+    def ended(self, group: int, token: str) -> None:
+        """That worker was reaped: end what it left behind."""
+        self._tell(f"ended {group} {token}\n")
+
+    async def close(self) -> None:
+        """Let it end what is left of the run, and itself; wait for that, but not much longer than 3 s."""
+        self._open = False
+        if not self._lifeline.is_closing():
+            self._lifeline.write_eof()
+        try:
+            async with asyncio.timeout(_SWEEP_TIME):
+                await self._gone.wait()
+        except TimeoutError:  # the kernel cannot end something yet: the supervisor stays, and with it the lock
+            pass
+
+    def _tell(self, line: str) -> None:
+        if self._open and not self._lifeline.is_closing():
+            self._lifeline.write(line.encode())
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._lifeline = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        # It holds the other end for as long as it lives, and nobody else does: it is about to be a zombie. Or the connection was
+        # given up on this side, which is to it as if the driver had ended; asyncio closes the socket only after this.
+        self._socket.close()
+        code = self._process.wait()
+        self._gone.set()
+        if self._open:
+            self._open = False
+            self._on_death(_ending(code))
 
 
 class Worker(asyncio.SubprocessProtocol):
     """A worker process, the leader of its own session and process group."""
 
     def __init__(
-        self, log: Path, on_frames: Callable[[Sequence[FromWorker]], None], on_death: Callable[[str], None]
+        self,
+        log: Path,
+        on_frames: Callable[[Sequence[FromWorker]], None],
+        on_death: Callable[[str], None],
+        supervisor: Supervisor | None,
     ) -> None:
         self._log = log
+        self._supervisor = supervisor
+        self._token = os.urandom(16).hex()
         self._on_frames = on_frames
         self._on_death: Callable[[str], None] | None = on_death
         self._decoder = Decoder[FromWorker](FromWorker)
@@ -53,6 +164,7 @@ class Worker(asyncio.SubprocessProtocol):
         self._connection: asyncio.Transport | None = None
         self._socket, self._theirs = socket.socketpair()
         self._socket.setblocking(False)
+        self._pulse, self._beats = map(_nonblocking, os.pipe(), "rw")
 
     @classmethod
     async def spawn(
@@ -61,6 +173,7 @@ class Worker(asyncio.SubprocessProtocol):
         log: Path,
         on_frames: Callable[[Sequence[FromWorker]], None],
         on_death: Callable[[str], None],
+        supervisor: Supervisor | None = None,
     ) -> "Worker":
         """Start a worker.
 
@@ -70,27 +183,37 @@ class Worker(asyncio.SubprocessProtocol):
             on_frames: called with what has come from it, a frame or several, in order; the first is `Ready`.
             on_death: called once, after the last frame, with a phrase that says how it ended, as in "exited with code 3"; never
                 after `close`.
+            supervisor: the run's, which ends what the worker started: when the worker has ended, or the driver.
 
         Both are called from the event loop, never before this has returned. An `on_frames` that raises is reported
         to the loop's exception handler, and ends the connection and so the worker.
 
         Raises:
-            WorkerDied: the process cannot be started.
-            OSError: the log cannot be opened.
+            WorkerDied: the process cannot be started, or its log not be opened.
         """
         loop = asyncio.get_running_loop()
-        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        worker = cls(log, on_frames, on_death)
-        descriptor = worker._theirs.fileno()
+        try:
+            # Neither a link, which may lead out of the run directory, nor a pipe, which would keep us waiting.
+            flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            output = os.open(log, os.O_WRONLY | flags, 0o600)
+        except OSError as error:
+            raise WorkerDied(f"did not start: {error}") from error
+        try:
+            worker = cls(log, on_frames, on_death, supervisor)
+        except OSError as error:
+            os.close(output)
+            raise WorkerDied(f"did not start: {error}") from error
+        marks = {} if supervisor is None else {**supervisor.environment, WORKER: worker._token}
+        descriptors = (worker._theirs.fileno(), worker._beats.fileno())
         try:
             await loop.subprocess_exec(
                 lambda: worker,
-                *(sys.executable, "-P", "-c", _BOOTSTRAP, _ROOT, str(descriptor)),
+                *(sys.executable, "-P", "-c", _BOOTSTRAP, _ROOT, *map(str, descriptors)),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **environment},
-                pass_fds=(descriptor,),
+                env={**os.environ, **environment, **marks},
+                pass_fds=descriptors,
                 start_new_session=True,
             )
             # Last, so that no frame is read before the caller has the worker.
@@ -102,6 +225,7 @@ class Worker(asyncio.SubprocessProtocol):
             raise
         finally:
             worker._theirs.close()
+            worker._beats.close()
             os.close(output)
         if worker._reaped.is_set():
             loop.call_soon(worker._bury)
@@ -126,15 +250,36 @@ class Worker(asyncio.SubprocessProtocol):
         if self._connection is not None:
             self._connection.resume_reading()
 
+    def beat(self) -> bool:
+        """Whether the worker has given a sign of life since the last look; while its interpreter runs, it does once a second."""
+        return not self._pulse.closed and bool(self._pulse.read(2**16))
+
     def kill(self, cause: str = "killed by asynctune") -> None:
-        """Kill the worker and all that it started in its process group, at once; `on_death` follows, with `cause`."""
+        """Kill the worker and all that it started, at once; `on_death` follows, with `cause`."""
         if not self._reaped.is_set():
             self._cause = self._cause or cause
             self._signal(signal.SIGKILL)
 
+    def abort(self, cause: str) -> None:
+        """Have a worker that hangs write the tracebacks of its threads to its log, then kill it; `on_death` follows, with `cause`."""
+        if self._reaped.is_set():
+            return
+        self._cause = self._cause or cause
+        try:
+            # No core: it would be as large as what the trial had in memory, and take longer than a second to write. What a crash
+            # of its own leaves is up to the user's limits.
+            if sys.platform == "linux":
+                _, hard = resource.prlimit(self.pid, resource.RLIMIT_CORE)
+                resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, hard))
+            os.kill(self.pid, signal.SIGABRT)
+        except OSError:  # it has just ended, or has become somebody else's
+            pass
+        asyncio.get_running_loop().call_later(_ABORT_TIME, self.kill)
+
     async def close(self, grace: float) -> None:
         """End the worker: hang up, after `grace` seconds send SIGTERM, after as long again SIGKILL; wait until it is reaped."""
         self._on_death = None
+        self._pulse.close()
         if self._connection is None:
             self._socket.close()
         else:
@@ -142,6 +287,7 @@ class Worker(asyncio.SubprocessProtocol):
         if self._process is None:
             return
         try:
+            self._signal(signal.SIGCONT)  # who is stopped would see neither
             if not await self._reaped_within(grace):
                 self._signal(signal.SIGTERM)
                 await self._reaped_within(grace)
@@ -180,11 +326,15 @@ class Worker(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)
         self._process = transport
+        if self._supervisor is not None:
+            self._supervisor.began(self.pid)
 
     def process_exited(self) -> None:
         # The pid tells of a death. The socket does not: a child of the worker may hold it open.
         self._reaped.set()
         self._signal(signal.SIGKILL)  # what is left of its group
+        if self._supervisor is not None:
+            self._supervisor.ended(self.pid, self._token)
         if self._connection is not None:
             self._bury()
 
@@ -199,19 +349,12 @@ class Worker(asyncio.SubprocessProtocol):
         finally:
             self._connection.abort()
             self._process.close()
+            self._pulse.close()
             if self._on_death is not None:
                 self._on_death(self._epitaph(self._process.get_returncode()))
 
     def _epitaph(self, code: int | None) -> str:
-        if self._cause is not None:
-            cause = self._cause
-        elif code is None or code >= 0:
-            cause = f"exited with code {code}"
-        elif -code == signal.SIGKILL:
-            cause = "killed by SIGKILL that asynctune did not send (out of memory?)"
-        else:
-            names = {member.value: member.name for member in signal.Signals}
-            cause = f"killed by {names.get(-code, f'signal {-code}')}"
+        cause = self._cause or _ending(code)
         return cause if self._ready else f"did not start: {cause}; its log ends with\n{_tail(self._log)}"
 
 
@@ -227,6 +370,23 @@ class _Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._worker.received(self._buffer[:nbytes])
+
+
+def _ending(code: int | None) -> str:
+    """How a process ended, as its exit status has it."""
+    if code == 255:  # as asyncio has it when somebody else in the driver called waitpid
+        return "exited with code 255, or with an unknown one: something else may have waited for it"
+    if code is None or code >= 0:
+        return f"exited with code {code}"
+    if -code == signal.SIGKILL:
+        return "killed by SIGKILL that asynctune did not send (out of memory?)"
+    names = {member.value: member.name for member in signal.Signals}
+    return f"killed by {names.get(-code, f'signal {-code}')}"
+
+
+def _nonblocking(descriptor: int, mode: str) -> FileIO:
+    os.set_blocking(descriptor, False)
+    return FileIO(descriptor, mode)
 
 
 def _tail(log: Path) -> str:

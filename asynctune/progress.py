@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO, TypeGuard
 
-from asynctune.journal import log_file
 from asynctune.records import (
     ENDED,
     Action,
@@ -25,7 +24,9 @@ from asynctune.records import (
     Failed,
     Finished,
     Header,
+    Lost,
     Record,
+    Reopened,
     Reported,
     Started,
     Stopping,
@@ -33,6 +34,7 @@ from asynctune.records import (
     TrialState,
 )
 from asynctune.results import Result, printable
+from asynctune.rundir import log_file
 
 __all__ = ["Board", "Progress"]
 
@@ -107,6 +109,15 @@ class Board:
                     self._best = trial.value, number, trial.step
                 self._move(number, state)
                 self.lines.append((False, f"trial {number} {state.name.lower()}{self._at(trial)}"))
+            case Lost(trial=number, checkpoint=checkpoint, error=error):
+                self.lines.append(
+                    (True, printable(f"trial {number} begins anew, its checkpoint {checkpoint} is lost: {error}"))
+                )
+                self._move(number, TrialState.PENDING)
+            case Reopened(num_trials=num_trials, slots=slots):
+                self._num_trials, self._num_slots, self._stopping = num_trials, slots, None
+                for number in list(self._slots.values()):
+                    self._move(number, TrialState.PENDING)
             case Stopping(reason=reason):
                 self._stopping = printable(reason)
                 self.lines.append((True, f"stopping: {self._stopping}"))
@@ -300,6 +311,11 @@ class Progress:
     def update(self, record: Record) -> None:
         """Take note of a record. Draws nothing itself."""
         self._board.apply(record)
+
+    def replay(self, record: Record) -> None:
+        """Take note of a record of an earlier driver's, which has said already what there was to say."""
+        self._board.apply(record)
+        self._board.lines.clear()
 
     def close(self, result: Result | None = None) -> None:
         """Show the result (None: there is none), and where the run is. Waits for a stopped terminal, but not for long."""

@@ -5,7 +5,7 @@ records, the states of a trial and the one table of transitions between them. No
 """
 
 import enum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,7 +18,9 @@ __all__ = [
     "Finished",
     "Header",
     "Left",
+    "Lost",
     "Record",
+    "Reopened",
     "Reported",
     "Saved",
     "Started",
@@ -29,6 +31,9 @@ __all__ = [
 ]
 
 Config = dict[str, Any]
+
+#: What an array of int64 can hold: a journal that holds more was tampered with.
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class TrialState(enum.IntEnum):
@@ -96,13 +101,13 @@ class Header(Record, frozen=True, kw_only=True):
     space: dict[str, str]  # hyperparameter -> the text of its domain, for people
     searcher: str
     scheduler: str
-    slots: int
+    slots: Int64
 
 
 class Suggested(Record, frozen=True, kw_only=True):
     """A new trial has its configuration: it is PENDING."""
 
-    trial: int
+    trial: Int64
     config: Config
 
 
@@ -114,15 +119,15 @@ class Started(Record, frozen=True, kw_only=True):
     `config` is what explore made of the donor's configuration; each exploit opens a new segment.
     """
 
-    trial: int
-    segment: int
-    step: int
+    trial: Int64
+    segment: Int64
+    step: Int64
     until: int | None
-    slot: int
+    slot: Int64
     checkpoint: str | None = None
     donor: int | None = None
     config: Config | None = None
-    how: str = "started"  # or "resumed", "retried", "exploited"
+    how: str = "started"  # or "resumed", "retried", "restarted", "exploited"
 
     @property
     def kind(self) -> str:
@@ -132,27 +137,27 @@ class Started(Record, frozen=True, kw_only=True):
 class Reported(Record, frozen=True, kw_only=True):
     """A trial's metrics after a step. Steps increase within a segment."""
 
-    trial: int
-    segment: int
-    step: int
+    trial: Int64
+    segment: Int64
+    step: Int64
     metrics: dict[str, float]
 
 
 class Saved(Record, frozen=True, kw_only=True):
     """A checkpoint is complete on disk; it holds the trial's state after `step`."""
 
-    trial: int
-    segment: int
-    step: int
+    trial: Int64
+    segment: Int64
+    step: Int64
     checkpoint: str | None  # None: user code gave nothing to save, the trial can go on only from scratch or in place
 
 
 class Decided(Record, frozen=True, kw_only=True):
     """The answer to a report on which a decision was due."""
 
-    trial: int
-    segment: int
-    step: int
+    trial: Int64
+    segment: Int64
+    step: Int64
     action: Action
     until: int | None = None  # CONTINUE: the step at which the next decision is due
 
@@ -164,7 +169,7 @@ class Decided(Record, frozen=True, kw_only=True):
 class Failed(Record, frozen=True, kw_only=True):
     """An attempt failed. `retry`: the trial is PENDING again; else it is FAILED."""
 
-    trial: int
+    trial: Int64
     error: str  # one line: the exception and its message, or how the worker ended
     retry: bool
     traceback: str = ""
@@ -177,9 +182,9 @@ class Left(Record, frozen=True, kw_only=True):
     range of what it printed in the slot's log file.
     """
 
-    trial: int
-    segment: int
-    slot: int
+    trial: Int64
+    segment: Int64
+    slot: Int64
     busy: float
     log: tuple[int, int]
 
@@ -187,8 +192,23 @@ class Left(Record, frozen=True, kw_only=True):
 class Finished(Record, frozen=True, kw_only=True):
     """A trial is over: COMPLETED or STOPPED."""
 
-    trial: int
+    trial: Int64
     state: TrialState
+
+
+class Lost(Record, frozen=True, kw_only=True):
+    """The checkpoint that a start was to begin with is missing or damaged: the trial is PENDING again, from scratch."""
+
+    trial: Int64
+    checkpoint: str
+    error: str  # what is wrong with it, one line
+
+
+class Reopened(Record, frozen=True, kw_only=True):
+    """Another driver takes the run up. What ran when the last one ended starts again from its last checkpoint."""
+
+    num_trials: int | None
+    slots: Int64
 
 
 class Stopping(Record, frozen=True, kw_only=True):

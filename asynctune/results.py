@@ -19,8 +19,9 @@ from typing import Any, overload
 
 import numpy as np
 
+from asynctune import logs
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
-from asynctune.journal import CHECKPOINTS, FILENAME, log_file, records_at, scan
+from asynctune.journal import records_at, scan
 from asynctune.records import (
     Action,
     Config,
@@ -29,7 +30,9 @@ from asynctune.records import (
     Finished,
     Header,
     Left,
+    Lost,
     Record,
+    Reopened,
     Reported,
     Saved,
     Started,
@@ -37,6 +40,7 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
+from asynctune.rundir import JOURNAL, checkpoint_path, is_directory, log_file
 
 __all__ = ["Result", "Segment", "TrialResult", "Trials", "flat", "printable"]
 
@@ -70,7 +74,7 @@ class Segment:
     config: Config
 
 
-_EVENTS = frozenset({Suggested, Started, Saved, Left, Failed})  # what a history is made of
+_EVENTS = frozenset({Suggested, Started, Saved, Left, Lost, Failed})  # what a history is made of
 
 
 @dataclass(slots=True)
@@ -95,6 +99,8 @@ class _History:
                     self.checkpoint = checkpoint
             case Saved(checkpoint=checkpoint):
                 self.checkpoint = checkpoint
+            case Lost():
+                self.checkpoint = None
             case Left(slot=slot, log=(first, last)):
                 self.logs.append((slot, first, last))
             case Failed(error=error, traceback=traceback):
@@ -177,19 +183,14 @@ class TrialResult:
         """The state to go on from: its last checkpoint, or a donor's that it took since; None if none is kept."""
         if self._history.checkpoint is None:
             return None
-        path = self._trials.run_dir / CHECKPOINTS / self._history.checkpoint
-        return path if path.exists() else None
+        path = checkpoint_path(self._trials.run_dir, self._history.checkpoint)
+        return path if is_directory(path) else None
 
     def log(self) -> str:
         """What it printed, over all its starts."""
-        parts = []
-        for slot, first, last in self._history.logs:
-            path = self._trials.run_dir / log_file(slot)
-            if not path.exists():  # an inline trial printed where the driver prints
-                continue
-            with open(path, "rb") as file:
-                file.seek(first)
-                parts.append(file.read(last - first))
+        run_dir = self._trials.run_dir
+        # An inline trial printed where the driver prints: there is no file.
+        parts = (logs.read(run_dir / log_file(slot), first, last) for slot, first, last in self._history.logs)
         return b"".join(parts).decode(errors="replace")
 
     def __eq__(self, other: object) -> bool:
@@ -250,7 +251,7 @@ class Trials(Sequence[TrialResult]):
         self.values = array("d")
         self.valued = array("B")
         self.busy = array("d")
-        self._path = run_dir / FILENAME
+        self._path = run_dir / JOURNAL
         self._metric = metric
         self._events = _Chain()
         self._last = 0  # the byte of the last record taken in
@@ -304,9 +305,17 @@ class Trials(Sequence[TrialResult]):
             self.states[trial] = TrialState.PENDING if record.retry else TrialState.FAILED
         elif type(record) is Finished:
             self.states[trial] = record.state
+        elif type(record) is Lost:
+            self.states[trial] = TrialState.PENDING
         if type(record) in _EVENTS:
             self._events.add(trial, offset)
         self._last = offset
+
+    def reopen(self) -> None:
+        """Another driver took up the run: what ran is to be started again."""
+        for trial, state in enumerate(self.states):
+            if state == TrialState.RUNNING:
+                self.states[trial] = TrialState.PENDING
 
     def history(self, trial: int) -> _History:
         """What became of a trial. Raises `JournalError` if the journal cannot be read any more."""
@@ -367,7 +376,7 @@ class Result:
             JournalError: its journal is damaged; the message names the byte.
         """
         run_dir = Path(run_dir)
-        path = run_dir / FILENAME
+        path = run_dir / JOURNAL
         if not path.is_file():
             raise InvalidArgument(f"run_dir must hold a run, {os.fspath(path)!r} is missing")
         records = scan(path)
@@ -382,6 +391,10 @@ class Result:
             wall = record.time
             if type(record) is Stopping:
                 stopping = record.reason
+                continue
+            if type(record) is Reopened:
+                stopping = None
+                trials.reopen()
                 continue
             trials.apply(offset, record)
             if startup is None and type(record) is Started:
@@ -438,10 +451,12 @@ class Result:
         return pandas.DataFrame(rows)
 
     def report(self, path: Path | str = "report.html") -> Path:
-        """Write the run as one self-contained page to `path`; return where it is."""
+        """Write the run as one self-contained page to `path`; return where it is. Raises `InvalidArgument` if that is a symbolic link."""
         from asynctune.report import render
 
         path = Path(path)
+        if path.is_symlink():  # in a run directory of somebody else's it may lead anywhere
+            raise InvalidArgument(f"path must not be a symbolic link, got {os.fspath(path)!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(self), encoding="utf-8")
         return path
@@ -456,18 +471,18 @@ class Result:
         plural = "" if len(self.trials) == 1 else "s"
         text = f"{len(self.trials)} trial{plural} in {self.wall:.1f} s: {self.ending()}"
         if self.stopping is not None:
-            text += f"; ended early: {self.stopping}"
+            text += f"; ended early: {printable(self.stopping)}"
         try:
             best = self.best
         except AsynctuneError:
             return text
-        return f"{text}; best {self.metric} {best.value:.6g} (trial {best.id}, step {best.step})"
+        return f"{text}; best {printable(self.metric)} {best.value:.6g} (trial {best.id}, step {best.step})"
 
     def __str__(self) -> str:
         lines = [self.summary()]
         with contextlib.suppress(AsynctuneError):
             lines += [
-                f"  {name} = {value:.6g}" if isinstance(value, float) else f"  {name} = {value}"
+                printable(f"  {name} = {value:.6g}" if isinstance(value, float) else f"  {name} = {value}")
                 for name, value in flat(self.best.config).items()
             ]
         return "\n".join([*lines, f"run directory: {self.run_dir}"])

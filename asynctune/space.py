@@ -9,7 +9,7 @@ import math
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -351,8 +351,9 @@ class Space:
         return Space, (self._tree,)
 
     def describe(self) -> dict[str, str]:
-        """The text of every hyperparameter's domain, by name."""
-        return {name: repr(domain) for name, domain in zip(self.names, self._domains, strict=True)}
+        """The text of every hyperparameter's domain, by name, and of the constants; those of an option stand in their choice's text."""
+        domains = {name: repr(domain) for name, domain in zip(self.names, self._domains, strict=True)}
+        return domains | dict(_constants(self._tree, ()))
 
     def decode(self, row: Row) -> dict[str, Any]:
         """The configuration of a row (d,) float64: new dicts and lists each time, integers as int, options as themselves."""
@@ -496,6 +497,15 @@ def _constant_codec(name: str, constant: Any) -> _Codec:
             raise InvalidArgument(f"{name} is the constant {constant!r} in this space, got {value!r}")
 
     return decode_copy if isinstance(constant, list | tuple) else decode, encode
+
+
+def _constants(node: dict[str, Any], path: Path) -> Iterator[tuple[str, str]]:
+    """The constants outside of options, as name and text."""
+    for key, child in node.items():
+        if isinstance(child, dict):
+            yield from _constants(child, (*path, key))
+        elif not isinstance(child, Domain):
+            yield _dotted((*path, key)), repr(child)
 
 
 def _numbers(domain: Domain) -> tuple[int, float, float, float]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from asynctune._core import SEED, Stream
 from asynctune.errors import AsynctuneError, InvalidArgument, check_integer, check_mode
@@ -23,7 +22,9 @@ from asynctune.records import (
     Failed,
     Finished,
     Left,
+    Lost,
     Record,
+    Reopened,
     Reported,
     Saved,
     Started,
@@ -32,10 +33,11 @@ from asynctune.records import (
     TrialState,
     check_transition,
 )
+from asynctune.references import References
 from asynctune.schedulers import FIFO, Scheduler
 from asynctune.searchers import Random, Searcher
 from asynctune.searchers.base import Suggestion
-from asynctune.space import Row, Rows, Space
+from asynctune.space import Rows, Space
 from asynctune.worker.trial import measurements
 
 __all__ = ["Assignment", "Decision", "Release", "Save", "Study", "Suggest"]
@@ -47,6 +49,9 @@ _NOTHING_SAVED = (
 
 #: The first trials that fail with one and the same exception end the run: it is the program, not the configuration.
 FAIL_FAST = 3
+
+#: The slot of who asks without one.
+_NO_SLOT = -1
 
 #: Checkpoints released with one record: more than one, since each save may add one.
 _RELEASED_AT_ONCE = 2
@@ -106,18 +111,13 @@ class _Trial(msgspec.Struct, gc=False):
     until: int | None
     state: TrialState = TrialState.PENDING
     told: Action = Action.CONTINUE
+    waits: bool = False  # if PAUSED: the scheduler says when it goes on; else it paused because the run ended early
+    slot: int = _NO_SLOT  # where it last ran
     segment: int = 0
     step: int = 0
     checkpoint: str | None = None
     checkpoint_step: int = 0
     failures: int = 0
-
-
-class _Left(msgspec.Struct, gc=False):
-    """A segment that an exploit has ended."""
-
-    row: bytes  # (d,) float64
-    checkpoint: str  # its last one
 
 
 class Study:
@@ -181,12 +181,13 @@ class Study:
         self._searcher = searcher.bind(space=self.space, seed=seed, num_trials=num_trials, rows=self._rows)
         self._scheduler = scheduler.bind(seed=seed, num_trials=num_trials, num_slots=num_slots, table=self.space.table)
         self._trials: list[_Trial] = []
-        self._ready: OrderedDict[int, None] = OrderedDict()  # PENDING, in the order in which they are to start
+        self._new: OrderedDict[int, None] = (
+            OrderedDict()
+        )  # those that have not started, in the order in which they are to
+        self._again: OrderedDict[int, None] = OrderedDict()  # those to be started again, ahead of all else
+        self._last: dict[int, int] = {}  # slot -> the trial that it ran last
         self._counts = [0] * len(TrialState)
-        # Checkpoint -> how many restart points, triples and best trials refer to it, where that is more than one.
-        self._references: dict[str, int] = {}
-        # "trial-segment" -> that segment, as long as its last checkpoint is there: somebody behind may take over from it.
-        self._left: dict[str, _Left] = {}
+        self._references = References()
         self._unneeded: list[str] = []  # checkpoints that the scheduler has let go of, still to be taken off the books
         self._best: int | None = None
         self._kept: int | None = None  # the best so far of which the checkpoint is there
@@ -200,9 +201,11 @@ class Study:
             Saved: self._saved,
             Decided: self._decided,
             Failed: self._failed,
+            Lost: self._lost,
             Finished: self._finished,
             Left: lambda record: [],
             Stopping: self._stop,
+            Reopened: self._reopened,
         }
 
     # What a shell calls.
@@ -219,18 +222,18 @@ class Study:
             raise AsynctuneError(f"a study does not know records of type {type(record).__name__}") from None
         return apply(record)
 
-    def offer(self, slot: int = 0, *, warm: int | None = None, time: float = 0.0) -> Started | Suggest | None:
+    def offer(self, slot: int = _NO_SLOT, *, time: float = 0.0) -> Started | Suggest | None:
         """What a free slot should do now; None: wait until another record is applied, or `done`. Changes nothing.
 
-        `warm` is the paused trial whose process the slot still holds; it is preferred among equals.
+        A paused trial that ran last in this very slot is preferred among equals: its process may still be warm.
         """
         if self._stopping:
             return None
-        if self._ready and self._trials[next(iter(self._ready))].failures:
-            return self._offer_pending(slot, time)
+        if self._again:
+            return self._offer_pending(self._again, slot, time)
         if self._scheduler.new_first:
-            return self._offer_new(slot, time) or self._offer_paused(slot, warm, time)
-        return self._offer_paused(slot, warm, time) or self._offer_new(slot, time)
+            return self._offer_new(slot, time) or self._offer_paused(slot, time)
+        return self._offer_paused(slot, time) or self._offer_new(slot, time)
 
     def suggestion(self, trial: int) -> Suggestion:
         """The call that finds the configuration of a new trial, a row (d,), from what is known now."""
@@ -241,7 +244,7 @@ class Study:
         """Whether nothing runs and nothing more will."""
         if self._counts[TrialState.RUNNING]:
             return False
-        return self._stopping or not (self._ready or self._may_grow() or self._scheduler.resumable(None))
+        return self._stopping or not (self._again or self._new or self._may_grow() or self._scheduler.resumable(None))
 
     @property
     def stopping(self) -> bool:
@@ -275,6 +278,10 @@ class Study:
 
     def segment(self, trial: int) -> int:
         return self._trials[trial].segment
+
+    def checkpoint(self, trial: int) -> str | None:
+        """What a start of `trial` begins with; None: from scratch."""
+        return self._trials[trial].checkpoint
 
     def config(self, trial: int) -> dict[str, Any]:
         """The configuration of the trial's present segment, decoded afresh."""
@@ -388,9 +395,12 @@ class Study:
 
     # What a free slot may do.
 
-    def _offer_pending(self, slot: int, time: float) -> Started:
-        number = next(iter(self._ready))
+    def _offer_pending(self, queue: OrderedDict[int, None], slot: int, time: float) -> Started:
+        number = next(iter(queue))
         trial = self._trials[number]
+        how = "started"
+        if queue is self._again:
+            how = "retried" if trial.failures else "restarted"
         return Started(
             time=time,
             trial=number,
@@ -399,18 +409,20 @@ class Study:
             until=trial.until,
             slot=slot,
             checkpoint=trial.checkpoint,
-            how="retried" if trial.failures else "started",
+            how=how,
         )
 
     def _offer_new(self, slot: int, time: float) -> Started | Suggest | None:
-        if self._ready:
-            return self._offer_pending(slot, time)
+        if self._new:
+            return self._offer_pending(self._new, slot, time)
         if not self._may_grow():
             return None
         number = len(self._trials)
         return Suggest(number, self._searcher.slow(number))
 
-    def _offer_paused(self, slot: int, warm: int | None, time: float) -> Started | None:
+    def _offer_paused(self, slot: int, time: float) -> Started | None:
+        last = self._last.get(slot)
+        warm = last if last is not None and self._trials[last].slot == slot else None
         resumption = self._scheduler.resumable(warm)
         if resumption is None:
             return None
@@ -428,7 +440,9 @@ class Study:
             )
         segment = trial.segment + 1
         assert resumption.checkpoint is not None
-        donated = self._trained_with(resumption.checkpoint, resumption.donor)
+        donated = self._references.trained_with(resumption.checkpoint)
+        if donated is None:
+            donated = self._rows[resumption.donor]
         row = self._scheduler.explore(donated, resumption.trial, segment, resumption.step)
         return Started(
             time=time,
@@ -453,20 +467,21 @@ class Study:
         self._rows.append(row)
         self._values.append(math.nan)
         self._counts[TrialState.PENDING] += 1
-        self._ready[record.trial] = None
+        self._new[record.trial] = None
         self._searcher.started(record.trial)
         return []
 
     def _started(self, record: Started) -> list[Effect]:
         trial = self._trials[record.trial]
         effects: list[Effect] = []
-        if trial.state is TrialState.PENDING:
-            del self._ready[record.trial]
-        else:
+        if not self._unqueue(record.trial):
             effects = self._resumed(record, trial)
         self._move(record.trial, TrialState.RUNNING)  # ahead of `_released`: the run is not done
         trial.until = record.until
-        trial.told = Action.CONTINUE
+        trial.told, trial.waits = Action.CONTINUE, False
+        if record.slot != _NO_SLOT:
+            trial.slot = record.slot
+            self._last[record.slot] = record.trial
         return effects + self._released()
 
     def _resumed(self, record: Started, trial: _Trial) -> list[Effect]:
@@ -477,11 +492,11 @@ class Study:
         if record.donor is None:
             return []
         assert record.config is not None and record.checkpoint is not None and trial.checkpoint is not None
-        self._left[f"{record.trial}-{trial.segment}"] = _Left(self._rows[record.trial].tobytes(), trial.checkpoint)
+        self._references.end_segment(record.trial, trial.segment, self._rows[record.trial], trial.checkpoint)
         self._rows[record.trial] = self.space.encode(record.config)
         self._values[record.trial] = self._sign * resumption.score
         trial.segment, trial.step = record.segment, record.step
-        self._refer(record.checkpoint)
+        self._references.add(record.checkpoint)
         return self._restart_point(trial, record.checkpoint, record.step)
 
     def _reported(self, record: Reported) -> list[Effect]:
@@ -494,6 +509,7 @@ class Study:
             self._searcher.observe(record.trial, level, score)
         if trial.until is None or record.step < trial.until or trial.told is Action.STOP:
             return []
+        trial.waits = verdict.action is Action.PAUSE
         if trial.told is Action.PAUSE and verdict.action is not Action.STOP:
             return []
         return [
@@ -527,9 +543,9 @@ class Study:
             self._kept = record.trial
         elif trial.state is TrialState.RUNNING and trial.told is Action.PAUSE:
             self._move(record.trial, TrialState.PAUSED)
-            held = self._scheduler.saved(record.trial, record.step, record.checkpoint)
+            held = trial.waits and self._scheduler.saved(record.trial, record.step, record.checkpoint)
             if held and record.checkpoint is not None:
-                self._refer(record.checkpoint)
+                self._references.add(record.checkpoint)
             effects += self._released() + self._close(record.time)
             if record.checkpoint is None and not self._stopping:
                 effects.append(Stopping(time=record.time, reason=_NOTHING_SAVED.format(record.trial), failed=True))
@@ -537,13 +553,10 @@ class Study:
 
     def _failed(self, record: Failed) -> list[Effect]:
         trial = self._trials[record.trial]
-        trial.failures += 1
+        trial.failures += not self._stopping  # else it may be we who killed it
         if record.retry:
             self._move(record.trial, TrialState.PENDING)
-            trial.step, self._values[record.trial] = trial.checkpoint_step, math.nan
-            trial.until = self._scheduler.retried(record.trial, trial.checkpoint_step)
-            self._ready[record.trial] = None
-            self._ready.move_to_end(record.trial, last=False)
+            self._start_again(record.trial)
             return []
         self._move(record.trial, TrialState.FAILED)
         for level in self._scheduler.finish(record.trial, failed=True):
@@ -557,6 +570,15 @@ class Study:
             effects.append(Stopping(time=record.time, reason=reason, failed=True))
         return effects + self._close(record.time)
 
+    def _lost(self, record: Lost) -> list[Effect]:
+        trial = self._trials[record.trial]
+        if trial.told is Action.STOP:
+            return [Finished(time=record.time, trial=record.trial, state=self.final_state(record.trial))]
+        self._move(record.trial, TrialState.PENDING)
+        effects = self._restart_point(trial, None, 0)
+        self._start_again(record.trial)
+        return effects
+
     def _failed_fast(self) -> bool:
         ended = sum(self._counts[state] for state in ENDED)
         if ended != FAIL_FAST or self._counts[TrialState.FAILED] != FAIL_FAST:
@@ -565,8 +587,7 @@ class Study:
 
     def _finished(self, record: Finished) -> list[Effect]:
         trial = self._trials[record.trial]
-        if trial.state is TrialState.PENDING:
-            del self._ready[record.trial]
+        self._unqueue(record.trial)
         self._move(record.trial, record.state)
         for level in self._scheduler.finish(record.trial, failed=False):
             self._searcher.observe(record.trial, level, -math.inf)
@@ -588,7 +609,49 @@ class Study:
         self._stopping = True
         return []
 
+    def _reopened(self, record: Reopened) -> list[Effect]:
+        self.check_num_trials(record.num_trials)
+        self.num_trials = record.num_trials
+        self._stopping = False
+        effects: list[Effect] = []
+        for number, trial in enumerate(self._trials):
+            if trial.state is TrialState.RUNNING and trial.told is Action.STOP:
+                effects.append(Finished(time=record.time, trial=number, state=self.final_state(number)))
+            elif trial.state is TrialState.RUNNING:
+                self._move(number, TrialState.PENDING)
+                self._start_again(number)
+            elif trial.state is TrialState.PAUSED and not trial.waits:
+                self._start_again(number)
+        return effects
+
     # Upkeep.
+
+    def check_num_trials(self, num_trials: int | None) -> None:
+        """Raise `InvalidArgument` unless the study may go on with so many trials: it may with as many, or with more."""
+        if num_trials == self.num_trials:
+            return
+        if self.num_trials is None or (num_trials is not None and num_trials < self.num_trials):
+            raise InvalidArgument(f"num_trials may be raised from {self.num_trials}, got {num_trials}")
+        if self._scheduler.fixed_population:
+            raise InvalidArgument(
+                f"num_trials must stay {self.num_trials}, the size of the scheduler's population, got {num_trials}"
+            )
+
+    def _start_again(self, number: int) -> None:
+        """What a trial reported after its restart point is void, and reported again."""
+        trial = self._trials[number]
+        trial.told, trial.waits = Action.CONTINUE, False
+        trial.step, self._values[number] = trial.checkpoint_step, math.nan
+        trial.until = self._scheduler.retried(number, trial.checkpoint_step)
+        self._again[number] = None
+
+    def _unqueue(self, number: int) -> bool:
+        """Whether a trial was to be started for the first time, or again; it no longer is."""
+        for queue in (self._new, self._again):
+            if number in queue:
+                del queue[number]
+                return True
+        return False
 
     def _may_grow(self) -> bool:
         return self.num_trials is None or len(self._trials) < self.num_trials
@@ -607,7 +670,7 @@ class Study:
         return self._best is None or self._sign * value > self._sign * self._values[self._best]
 
     def _restart_point(self, trial: _Trial, checkpoint: str | None, step: int) -> list[Effect]:
-        """Let a trial restart from another `checkpoint`: its own new one, one that `_refer` has counted, or from nowhere."""
+        """Let a trial restart from another `checkpoint`: its own new one, one that is counted already, or from nowhere."""
         before, trial.checkpoint, trial.checkpoint_step = trial.checkpoint, checkpoint, step
         return [] if before is None else self._unrefer(before)
 
@@ -619,26 +682,8 @@ class Study:
         count = len(self._unneeded) if self.done else min(_RELEASED_AT_ONCE, len(self._unneeded))
         return [effect for _ in range(count) for effect in self._unrefer(self._unneeded.pop())]
 
-    def _refer(self, checkpoint: str) -> None:
-        """One more refers to a checkpoint."""
-        self._references[checkpoint] = self._references.get(checkpoint, 1) + 1
-
     def _unrefer(self, checkpoint: str) -> list[Effect]:
-        """One less refers to a checkpoint."""
-        references = self._references.pop(checkpoint, 1) - 1
-        if references > 1:
-            self._references[checkpoint] = references
-        if references:
-            return []
-        segment = _segment_of(checkpoint)
-        if segment in self._left and self._left[segment].checkpoint == checkpoint:
-            del self._left[segment]
-        return [Release(checkpoint)]
-
-    def _trained_with(self, checkpoint: str, donor: int) -> Row:
-        """The row (d,) that a donor's checkpoint was trained with: the donor itself may have taken over another since."""
-        left = self._left.get(_segment_of(checkpoint))
-        return self._rows[donor] if left is None else np.frombuffer(left.row)
+        return [Release(checkpoint)] if self._references.drop(checkpoint) else []
 
     def _close(self, time: float) -> list[Effect]:
         """When nothing runs and nothing can start, what is still paused comes to its end, one trial after the other."""
@@ -647,8 +692,3 @@ class Study:
         while self._trials[self._first_paused].state is not TrialState.PAUSED:
             self._first_paused += 1
         return [Finished(time=time, trial=self._first_paused, state=TrialState.STOPPED)]
-
-
-def _segment_of(checkpoint: str) -> str:
-    """Of "trial-segment-step" the "trial-segment"."""
-    return checkpoint.rpartition("-")[0]

@@ -19,21 +19,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 import asynctune as at
-from asynctune.journal import FILENAME, encode
+from asynctune.journal import encode
 from asynctune.records import Finished, Header, Left, Reported, Started, Suggested, TrialState
+from asynctune.rundir import JOURNAL
 from load import BUDGET, CASES, MISSED, SPACE, apart, drive, fill, peak, resident
 from measure import Row, arguments, show
 
 IDLE_PROCESSES, IDLE_MB = 4, 120
 
 #: Searcher -> what its processes are, in the order in which they start.
-ROLES = {"Random": ("driver", "worker", "worker"), "HyperOpt": ("driver", "advisor", "worker", "worker")}
+ROLES = {
+    "Random": ("driver", "supervisor", "worker", "worker"),
+    "HyperOpt": ("driver", "supervisor", "advisor", "worker", "worker"),
+}
 
 #: What a process holds at least.
-FLOORS = {"driver": ("numpy", "asyncio"), "advisor": ("hyperopt",), "worker": ()}
+FLOORS = {"driver": ("numpy", "asyncio"), "supervisor": (), "advisor": ("hyperopt",), "worker": ()}
 
 IDLE = """
 import time
@@ -66,7 +71,8 @@ def write(path: Path, num_trials: int) -> None:
         header = Header(
             metric="loss", mode="min", num_trials=num_trials, seed=0, space={}, searcher="", scheduler="", slots=2
         )
-        file.write(encode(header))
+        numbers = count()
+        file.write(encode(header, next(numbers)))
         config = dict.fromkeys(SPACE, 0.1234567890123456)
         for trial in range(num_trials):
             records = [
@@ -76,7 +82,7 @@ def write(path: Path, num_trials: int) -> None:
                 Left(trial=trial, segment=0, slot=trial % 2, busy=1.0, log=(0, 0)),
                 Finished(trial=trial, state=TrialState.COMPLETED),
             ]
-            file.writelines(map(encode, records))
+            file.writelines(map(encode, records, numbers))
 
 
 def loaded(run_dir: Path) -> dict[str, float]:
@@ -154,7 +160,7 @@ def trial_rows(num_trials: int, repeat: int) -> Iterator[Row]:
 
 def loaded_row(num_trials: int, repeat: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder) / FILENAME, num_trials)
+        write(Path(folder) / JOURNAL, num_trials)
         runs = [apart(__file__, "--load", folder) for _ in range(repeat)]
     return Row(
         what="a loaded Result, per trial",

@@ -33,8 +33,9 @@ from typing import Any
 
 import asynctune as at
 from asynctune._wire import Report, encode
-from asynctune.journal import FILENAME, read
+from asynctune.journal import read
 from asynctune.records import Reported
+from asynctune.rundir import JOURNAL
 from load import apart, peak, resident
 from measure import Row, arguments, in_turn, pinned, show, spread
 
@@ -227,7 +228,7 @@ def echoes(count: int, core: int) -> list[float]:
 def rate(workers: int, reports: int) -> float:
     """Reports per second."""
     with ran(flood(workers, reports), workers, workers) as run_dir:
-        times = [record.time for record in read(run_dir / FILENAME) if isinstance(record, Reported)]
+        times = [record.time for record in read(run_dir / JOURNAL) if isinstance(record, Reported)]
     assert len(times) == workers * reports, "the journal has lost reports"
     return len(times) / (times[-1] - times[0])
 

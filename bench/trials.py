@@ -21,9 +21,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
-from asynctune.journal import FILENAME, read
+from asynctune.journal import read
 from asynctune.processes import Worker
 from asynctune.records import Finished
+from asynctune.rundir import JOURNAL
 from measure import Row, arguments, in_turn, show
 
 OURS = """
@@ -106,7 +107,7 @@ def warm_trials(count: int) -> float:
     """Trials per second once the workers are warm."""
     with tempfile.TemporaryDirectory() as folder:
         script(OURS.format(count=count, folder=folder), folder)
-        ends = [record.time for record in read(Path(folder, "run", FILENAME)) if isinstance(record, Finished)]
+        ends = [record.time for record in read(Path(folder, "run", JOURNAL)) if isinstance(record, Finished)]
         return (count - count // 10) / (ends[-1] - ends[count // 10 - 1])
 
 

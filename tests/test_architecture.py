@@ -14,13 +14,13 @@ PACKAGE = Path(__file__).parent.parent / "asynctune"
 
 #: As in docs/design.md. An import points down, or to a room named earlier in the same layer.
 LAYERS = [
-    ["errors", "_core"],
-    ["_wire", "space", "records"],
-    ["worker", "searchers", "slots", "population"],
-    ["schedulers", "processes", "advisor", "journal", "results"],
-    ["study", "progress"],
+    ["errors", "supervisor", "_core"],
+    ["_wire", "space", "records", "rundir", "logs"],
+    ["worker", "searchers", "slots", "population", "checkpoints", "references"],
+    ["schedulers", "processes", "advisor", "lock", "journal", "results"],
+    ["study", "resume", "watch", "progress"],
     ["engine", "tuner"],
-    ["report", "_run"],
+    ["report", "_run", "__main__"],
 ]
 HEIGHT = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 

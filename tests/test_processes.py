@@ -2,14 +2,19 @@
 
 import asyncio
 import functools
+import inspect
 import os
 import pickle
+import resource
 import signal
+import socket
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import cloudpickle
@@ -18,7 +23,8 @@ import pytest
 from asynctune import _wire as wire
 from asynctune import processes
 from asynctune.errors import WorkerDied
-from asynctune.processes import InlineWorker, Worker
+from asynctune.processes import InlineWorker, Supervisor, Worker
+from tests import proctable
 
 BOUND = 20.0  # seconds that anything here may take
 
@@ -34,9 +40,17 @@ class Hired:
         self.worker: Worker
         self._news = asyncio.Event()
 
-    async def spawn(self, environment: dict[str, str] | None = None) -> "Hired":
-        self.worker = await Worker.spawn(environment or {}, self.log, self._come, self._death)
+    async def spawn(self, environment: dict[str, str] | None = None, supervisor: Supervisor | None = None) -> "Hired":
+        self.worker = await Worker.spawn(environment or {}, self.log, self._come, self._death, supervisor)
         return self
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have a function called in the worker, job 1."""
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        try:
+            self.worker.send(wire.Call(1, cloudpickle.dumps(function)))
+        finally:
+            cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
     def run(self, function: Callable[[Any], object], **changes: Any) -> None:
         cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -142,7 +156,9 @@ async def test_a_pause_is_continued_in_place(h: Hired) -> None:
     await h.until(lambda: h.names().count("Report") == 2)
     h.worker.send(wire.End(99))  # of another job: not meant
     h.worker.send(wire.Pause(1))
-    assert await h.frame(wire.Saved) == wire.Saved(1, 2, "0-0-2")
+    saved = await h.frame(wire.Saved)
+    assert isinstance(saved, wire.Saved)
+    assert (saved.job, saved.step, saved.checkpoint) == (1, 2, "0-0-2")
     h.worker.send(wire.Continue(1, 3))
     await h.until(lambda: h.names().count("Report") == 3)
     h.worker.send(wire.End(1))
@@ -294,6 +310,14 @@ def die_by_exit() -> None:
     os._exit(3)
 
 
+def die_by_exit_without_an_error() -> None:
+    os._exit(0)
+
+
+def die_by_the_status_that_stands_for_none() -> None:
+    os._exit(255)
+
+
 def die_by_sigkill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -304,14 +328,27 @@ def die_by_segfault() -> None:
     faulthandler._sigsegv()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
+def die_by_abort() -> None:
+    os.abort()
+
+
+DEATHS = pytest.mark.parametrize(
     ("die", "cause"),
     [
         (die_by_exit, "exited with code 3"),
+        (die_by_exit_without_an_error, "exited with code 0"),
+        (
+            die_by_the_status_that_stands_for_none,
+            "exited with code 255, or with an unknown one: something else may have waited for it",
+        ),
         (die_by_sigkill, "killed by SIGKILL that asynctune did not send (out of memory?)"),
         (die_by_segfault, "killed by SIGSEGV"),
+        (die_by_abort, "killed by SIGABRT"),
     ],
 )
+
+
+@DEATHS
 def test_a_death_is_named_after_the_last_report(tmp_path: Path, die: Callable[[], None], cause: str) -> None:
     @hired
     async def test(h: Hired) -> None:
@@ -322,9 +359,42 @@ def test_a_death_is_named_after_the_last_report(tmp_path: Path, die: Callable[[]
 
         h.run(train)
         assert await h.death() == cause
+        await h.worker.close(1.0)
+        assert h.deaths == [cause]
         assert h.names().count("Report") == 500
 
     test(tmp_path)
+
+
+@DEATHS
+def test_a_death_while_nothing_runs_is_named(tmp_path: Path, die: Callable[[], None], cause: str) -> None:
+    @hired
+    async def test(h: Hired) -> None:
+        def soon() -> None:
+            threading.Timer(0.05, die).start()
+
+        h.call(soon)
+        assert await h.death() == cause
+        assert h.names() == ["Ready", "Returned"]
+
+    test(tmp_path)
+
+
+@DEATHS
+def test_a_death_before_the_first_frame_is_named(tmp_path: Path, die: Callable[[], None], cause: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n" + textwrap.dedent(inspect.getsource(die)) + f"{die.__name__}()\n"
+    )
+
+    async def main() -> None:
+        paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        hired = await Hired(tmp_path).spawn({"PYTHONPATH": paths})
+        assert (await hired.death()).startswith(f"did not start: {cause}; its log ends with")
+        await hired.worker.close(1.0)
+        assert len(hired.deaths) == 1
+        assert hired.frames == []
+
+    asyncio.run(main())
 
 
 def test_reports_that_nobody_has_read_outlive_their_worker(tmp_path: Path) -> None:
@@ -415,13 +485,282 @@ async def test_sending_to_the_dead_is_no_error(h: Hired) -> None:
     assert len(h.deaths) == 1
 
 
+# Hangs.
+
+
+def train_asleep(trial: Any) -> None:
+    import time
+
+    trial.report(loss=1)
+    time.sleep(60)
+
+
+def train_with_the_interpreter_held(trial: Any) -> None:
+    import ctypes
+
+    trial.report(loss=1)
+    ctypes.PyDLL(None).sleep(60)  # in C, without letting go of the GIL
+
+
+def train_without_stderr(trial: Any) -> None:
+    import time
+
+    sys.stderr.close()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    trial.report(loss=1)
+    time.sleep(60)
+
+
+def train_to_a_stop(trial: Any) -> None:
+    trial.report(loss=1)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def train_unabortable(trial: Any) -> None:
+    signal.signal(signal.SIGABRT, signal.SIG_IGN)
+    train_asleep(trial)
+
+
+@pytest.mark.parametrize("train", [train_asleep, train_with_the_interpreter_held, train_without_stderr])
+def test_an_aborted_worker_shows_where_it_hung(tmp_path: Path, train: Callable[[Any], None]) -> None:
+    @hired
+    async def test(h: Hired) -> None:
+        h.run(train)
+        await h.frame(wire.Report)
+        h.worker.abort("sent no report for 600 s (report_timeout)")
+        assert await h.death() == "sent no report for 600 s (report_timeout)"
+        log = h.log.read_text()
+        assert "Fatal Python error: Aborted" in log
+        assert f"in {train.__name__}" in log
+        assert log.count("(most recent call first)") == 2  # and the thread that watches
+        h.worker.abort("too late")
+        await h.worker.close(1.0)
+        assert len(h.deaths) == 1
+
+    test(tmp_path)
+
+
+@pytest.mark.parametrize("train", [train_to_a_stop, train_unabortable])
+def test_an_aborted_worker_that_does_not_react_is_killed(tmp_path: Path, train: Callable[[Any], None]) -> None:
+    @hired
+    async def test(h: Hired) -> None:
+        h.run(train)
+        await h.frame(wire.Report)
+        if train is train_to_a_stop:
+            await stopped(h.worker.pid)
+        h.worker.abort("hung: gave no sign of life for 300 s")
+        h.worker.abort("another")
+        assert await h.death() == "hung: gave no sign of life for 300 s"
+        assert not alive(h.worker.pid)
+        await h.worker.close(1.0)
+        assert len(h.deaths) == 1
+
+    test(tmp_path)
+
+
+def test_an_abort_before_the_first_frame_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_BOOTSTRAP", "import time; print('importing', flush=True); time.sleep(60)")
+
+    @hired
+    async def test(h: Hired) -> None:
+        while not h.log.read_text():
+            await asyncio.sleep(0.01)
+        h.worker.abort("hung: gave no sign of life for 300 s")
+        assert await h.death() == "did not start: hung: gave no sign of life for 300 s; its log ends with\nimporting"
+
+    test(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_an_abort_leaves_no_core(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+
+        @hired
+        async def test(h: Hired) -> None:
+            h.run(train_asleep)
+            await h.frame(wire.Report)
+            h.worker.abort("took too long")
+            await h.death()
+
+        test(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    assert list(tmp_path.glob("*core*")) == []
+
+
+@hired
+async def test_a_worker_that_runs_gives_signs_of_life(h: Hired) -> None:
+    await beats(h)
+    await beats(h)
+    h.run(train_asleep)
+    await h.frame(wire.Report)
+    h.worker.beat()
+    await beats(h)
+    h.worker.kill()
+    await h.death()
+    assert not h.worker.beat()
+
+
+def test_a_worker_that_does_not_run_gives_no_sign_of_life(tmp_path: Path) -> None:
+    async def main() -> None:
+        workers = []
+        for train in (train_to_a_stop, train_with_the_interpreter_held):
+            directory = tmp_path / train.__name__
+            directory.mkdir()
+            workers.append(hired := await Hired(directory).spawn())
+            hired.run(train)
+            await hired.frame(wire.Report)
+        await asyncio.sleep(0.2)  # they are on their way there
+        for hired in workers:
+            hired.worker.beat()
+        await asyncio.sleep(2.5)
+        assert [hired.worker.beat() for hired in workers] == [False, False]
+        await asyncio.gather(*(hired.worker.close(0.0) for hired in workers))
+
+    asyncio.run(main())
+
+
+async def beats(h: Hired) -> None:
+    async with asyncio.timeout(BOUND):
+        while not h.worker.beat():
+            await asyncio.sleep(0.01)
+
+
+async def stopped(pid: int) -> None:
+    async with asyncio.timeout(BOUND):
+        while proctable.state(pid) != "T":
+            await asyncio.sleep(0.01)
+
+
+# What it started.
+
+
+def leave_a_daemon(path: str) -> None:
+    """Twice forked, in a session of its own, deaf, without descriptors; its pid in a file."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            with open(path + "-", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename(path + "-", path)
+            os.closerange(0, 1000)
+            signal.pause()
+        os._exit(0)
+    os.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("end", ["exit", "kill", "abort", "close"])
+def test_a_daemon_goes_with_its_worker_and_not_with_another(tmp_path: Path, end: str) -> None:
+    async def main() -> None:
+        deaths: list[str] = []
+        supervisor = await Supervisor.spawn(None, deaths.append)
+        one, other = tmp_path / "one", tmp_path / "other"
+        for place in (one, other):
+            place.mkdir()
+        first = await Hired(one).spawn({}, supervisor)
+        second = await Hired(other).spawn({}, supervisor)
+        for hired in (first, second):
+            hired.call(functools.partial(leave_a_daemon, str(hired.directory / "pid")))
+            await hired.frame(wire.Returned)
+            await exists(hired.directory / "pid")
+        mine, another = (int((place / "pid").read_text()) for place in (one, other))
+        match end:
+            case "exit":
+                first.call(die_by_exit)
+                await first.death()
+            case "kill":
+                first.worker.kill()
+            case "abort":
+                first.worker.abort("took too long")
+        if end != "close":
+            await first.death()
+        else:
+            await first.worker.close(1.0)
+        await gone(mine)
+        assert alive(another)
+        assert alive(second.worker.pid)
+        await first.worker.close(1.0)
+        await second.worker.close(1.0)
+        assert deaths == []
+        await supervisor.close()
+        assert not alive(another)
+
+    asyncio.run(main())
+
+
+async def exists(path: Path) -> None:
+    async with asyncio.timeout(BOUND):
+        while not path.exists():  # noqa: ASYNC240
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_nothing_of_a_run_listens(tmp_path: Path) -> None:
+    program = f"""
+import asynctune as at, sys, time
+
+def train(trial):
+    trial.report(score=1.0)
+    open({str(tmp_path)!r} + f"/{{trial.id}}", "w").close()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    at.run(train, {{"x": at.uniform(0.0, 1.0)}}, metric="score", mode="max", num_trials=2, slots=2, searcher=at.HyperOpt(),
+           run_dir={str(tmp_path / "run")!r}, progress=False)
+"""
+    script = tmp_path / "script.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    driver = subprocess.Popen([sys.executable, str(script)], env=environment, start_new_session=True)
+    try:
+        limit = monotonic() + BOUND
+        while not all((tmp_path / str(trial)).exists() for trial in range(2)):
+            assert driver.poll() is None
+            assert monotonic() < limit
+            sleep(0.01)
+        family = proctable.family(driver.pid)
+        assert len(family) >= 4  # driver, advisor, two workers
+        assert proctable.listening(family) == []
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize(
+    ("family", "kind", "address"),
+    [
+        (socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)),
+        (socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0)),
+        (socket.AF_UNIX, socket.SOCK_STREAM, ""),  # a name that Linux chooses
+    ],
+    ids=["tcp", "udp", "unix"],
+)
+def test_what_listens_is_seen(family: int, kind: int, address: Any) -> None:
+    with socket.socket(family, kind) as listener:
+        before = proctable.listening([os.getpid()])
+        listener.bind(address)
+        if kind == socket.SOCK_STREAM:
+            listener.listen()
+        assert len(proctable.listening([os.getpid()])) == len(before) + 1
+
+
 # The end.
+
+
+async def leaves(h: Hired) -> None:
+    async with asyncio.timeout(BOUND):
+        await h.worker.close(2 * BOUND)  # no signal within this time
 
 
 @hired
 async def test_an_idle_worker_leaves_when_the_driver_hangs_up(h: Hired) -> None:
     await h.frame(wire.Ready)
-    await h.worker.close(BOUND)  # no signal within this time
+    await leaves(h)
     assert h.deaths == []
 
 
@@ -435,7 +774,15 @@ async def test_a_worker_in_user_code_leaves_when_the_driver_hangs_up(h: Hired) -
 
     h.run(train)
     await h.frame(wire.Report)
-    await h.worker.close(BOUND)
+    await leaves(h)
+
+
+@hired
+async def test_a_stopped_worker_leaves_when_the_driver_hangs_up(h: Hired) -> None:
+    h.run(train_to_a_stop)
+    await h.frame(wire.Report)
+    await stopped(h.worker.pid)
+    await leaves(h)
 
 
 @hired

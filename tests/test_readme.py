@@ -14,7 +14,7 @@ import asynctune
 
 ROOT = Path(__file__).parent.parent
 CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-QUICK_START, _, ASK_AND_TELL, POPULATION = CODE
+QUICK_START, _, RESUMED, ASK_AND_TELL, POPULATION = CODE
 
 IN_A_NOTEBOOK = f"""
 import asyncio
@@ -47,8 +47,24 @@ def test_the_quick_start_runs_as_pasted_in_a_notebook(tmp_path: Path) -> None:
     run(["-c", IN_A_NOTEBOOK], tmp_path)
 
 
+def test_a_run_is_resumed_as_pasted(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(RESUMED, encoding="utf-8")
+    run_python([str(tmp_path / "script.py")], tmp_path)
+    result = asynctune.Result.load(tmp_path / "runs" / "first")
+    assert [trial.state for trial in result.trials] == [asynctune.TrialState.COMPLETED] * 10
+
+
 def run(arguments: list[str], directory: Path) -> None:
     """Run an interpreter in an empty directory: it ends well, and leaves a page and a run of 20 trials."""
+    out = run_python(arguments, directory)
+    assert "report.html" in out
+    assert (directory / "report.html").exists()
+    [run_dir] = (directory / "runs").iterdir()
+    assert len(asynctune.Result.load(run_dir).trials) == 20
+
+
+def run_python(arguments: list[str], directory: Path) -> str:
+    """What an interpreter prints that ends well."""
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         cwd=directory,
@@ -58,10 +74,7 @@ def run(arguments: list[str], directory: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "report.html" in done.stdout
-    assert (directory / "report.html").exists()
-    [run_dir] = (directory / "runs").iterdir()
-    assert len(asynctune.Result.load(run_dir).trials) == 20
+    return done.stdout
 
 
 def test_ask_and_tell_runs_as_pasted() -> None:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
+from itertools import count
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asynctune.journal import FILENAME, encode
+from asynctune.journal import encode
 from asynctune.records import (
     Failed,
     Finished,
@@ -26,8 +27,10 @@ from asynctune.records import (
     TrialState,
 )
 from asynctune.report import render
+from asynctune.report.page import _scale
 from asynctune.report.svg import Categories, Linear, Log, Scale
 from asynctune.results import Result
+from asynctune.rundir import JOURNAL
 
 EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[2J\x00"
 
@@ -101,7 +104,7 @@ Show = Callable[..., str]
 @pytest.fixture
 def show(tmp_path: Path) -> Show:
     def show(*records: Record, header: Header = HEADER) -> str:
-        (tmp_path / FILENAME).write_bytes(b"".join(map(encode, [header, *records])))
+        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records], count())))
         return render(Result.load(tmp_path))
 
     return show
@@ -159,6 +162,12 @@ def test_no_value_breaks_a_figure(show: Show, data: st.DataObject) -> None:
         values = data.draw(st.lists(st.floats(), max_size=4))
         records += trial(number, values, {"x": data.draw(plain), "n": {"y": data.draw(plain)}})
     check(show(*records, header=header(x=domain, **{"n.y": domain})))
+
+
+def test_an_integer_that_no_float_holds_breaks_a_scale() -> None:
+    assert Linear(0, 1).at(10**400) == 10.0
+    assert Linear(0, 1).at(-(10**400)) == -9.0
+    assert isinstance(_scale([1, 10**400], "randint(0, 9)"), Categories)
 
 
 def test_a_run_without_any_value_has_a_page(show: Show) -> None:

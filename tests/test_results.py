@@ -2,6 +2,7 @@ import math
 import sys
 import tracemalloc
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
-from asynctune.journal import CHECKPOINTS, FILENAME, encode, log_file
+from asynctune.journal import encode
 from asynctune.records import (
     Action,
     Decided,
@@ -28,6 +29,7 @@ from asynctune.records import (
     TrialState,
 )
 from asynctune.results import Result, Segment, flat
+from asynctune.rundir import CHECKPOINTS, JOURNAL, log_file
 
 HEADER = Header(
     metric="acc",
@@ -70,7 +72,7 @@ def load(tmp_path: Path) -> Load:
     """Writes records as a run and loads it."""
 
     def load(*records: Record, header: Header = HEADER) -> Result:
-        (tmp_path / FILENAME).write_bytes(b"".join(map(encode, [header, *records])))
+        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records], count())))
         return Result.load(tmp_path)
 
     return load
@@ -278,15 +280,15 @@ def test_a_data_frame_has_a_row_for_each_trial(load: Load, monkeypatch: pytest.M
 
 
 def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match=f"run_dir must hold a run, .*{FILENAME}' is missing"):
+    with pytest.raises(InvalidArgument, match=f"run_dir must hold a run, .*{JOURNAL}' is missing"):
         Result.load(tmp_path)
-    (tmp_path / FILENAME).touch()
+    (tmp_path / JOURNAL).touch()
     with pytest.raises(JournalError, match="empty"):
         Result.load(tmp_path)
 
 
 def test_a_record_of_an_unknown_trial_is_refused_with_its_place(load: Load) -> None:
-    with pytest.raises(JournalError, match=rf"the 'reported' record at byte {len(encode(HEADER))} is out of place"):
+    with pytest.raises(JournalError, match=rf"the 'reported' record at byte {len(encode(HEADER, 0))} is out of place"):
         load(reported(3, 1, 0.5))
     with pytest.raises(JournalError, match="the 'suggested' record"):
         load(suggested(1))
@@ -327,7 +329,8 @@ def test_trials_of_two_results_are_not_equal(load: Load) -> None:
 
 
 def test_a_result_stays_what_it_was_while_the_journal_grows(load: Load, tmp_path: Path) -> None:
-    result = load(suggested(0), started(0), reported(0, 1, 0.1), Stopping(time=1.0, reason="enough"))
+    before = [suggested(0), started(0), reported(0, 1, 0.1), Stopping(time=1.0, reason="enough")]
+    result = load(*before)
     since = [
         started(0, 0, segment=1, donor=1, config={"lr": 0.7}, how="exploited"),
         reported(0, 2, 0.2, segment=1),
@@ -335,8 +338,8 @@ def test_a_result_stays_what_it_was_while_the_journal_grows(load: Load, tmp_path
         Failed(trial=0, error="boom", retry=False),
         *trial(1, 0.9),
     ]
-    with open(tmp_path / FILENAME, "ab") as file:
-        file.writelines(map(encode, since))
+    with open(tmp_path / JOURNAL, "ab") as file:
+        file.writelines(map(encode, since, count(1 + len(before))))
     [only] = result.trials
     assert (only.state, only.value, only.step, only.busy) == (TrialState.RUNNING, 0.1, 1, 0.0)
     assert (only.lineage, only.error) == ([Segment(0, 0, None, {"lr": 0.0})], None)
@@ -346,10 +349,10 @@ def test_a_result_stays_what_it_was_while_the_journal_grows(load: Load, tmp_path
 
 def test_a_view_of_a_journal_that_was_damaged_since_names_the_byte(load: Load, tmp_path: Path) -> None:
     result = load(*trial(0, 0.5))
-    journal = bytearray((tmp_path / FILENAME).read_bytes())
-    first = len(encode(HEADER))
+    journal = bytearray((tmp_path / JOURNAL).read_bytes())
+    first = len(encode(HEADER, 0))
     journal[first] = ord("?")
-    (tmp_path / FILENAME).write_bytes(journal)
+    (tmp_path / JOURNAL).write_bytes(journal)
     assert result.best.value == 0.5
     with pytest.raises(JournalError, match=f"no record at byte {first}"):
         _ = result.best.config
@@ -359,7 +362,7 @@ def test_a_view_of_a_journal_that_was_damaged_since_names_the_byte(load: Load, t
 
 def test_a_view_of_a_journal_that_is_gone_says_so(load: Load, tmp_path: Path) -> None:
     result = load(*trial(0, 0.5))
-    (tmp_path / FILENAME).unlink()
+    (tmp_path / JOURNAL).unlink()
     for name in ("config", "reports"):
         with pytest.raises(JournalError, match="cannot read .*: No such file or directory"):
             getattr(result.best, name)

@@ -832,3 +832,18 @@ def test_the_journal_holds_one_json_object_per_record(tmp_path: Path) -> None:
     assert lines[0]["t"] == "header" and lines[0]["metric"] == "score"
     assert [line["t"] for line in lines].count("reported") == 18
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_trial_that_closes_its_output_silences_the_next(tmp_path: Path) -> None:
+    @local
+    def train(trial: at.Trial) -> float:
+        if trial.id == 0:
+            os.close(1)
+            os.close(2)
+        else:
+            print("hello from", trial.id)
+        return 1.0
+
+    result = at.run(train, SPACE, **options(tmp_path, num_trials=3, slots=1))
+    assert [trial.state for trial in result.trials] == [COMPLETED] * 3
+    assert [trial.log() for trial in result.trials] == ["", "hello from 1\n", "hello from 2\n"]

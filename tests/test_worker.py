@@ -1,13 +1,19 @@
 """Worker: what user code meets, and what the driver hears of it. No processes here; see test_processes."""
 
 import contextlib
+import enum
+import errno
 import json
 import math
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +21,9 @@ import numpy as np
 import pytest
 
 from asynctune import _wire as wire
-from asynctune.errors import TrialEnded
-from asynctune.worker.checkpoint import Checkpoints, transplant
+from asynctune.errors import InvalidArgument, TrialEnded
+from asynctune.processes import InlineWorker
+from asynctune.worker.checkpoint import MANIFEST, Checkpoints, damage, transplant
 from asynctune.worker.job import run_job
 from asynctune.worker.session import Session
 from asynctune.worker.trial import Trial
@@ -151,14 +158,26 @@ def test_importing_the_worker_loads_nothing_heavy() -> None:
 
 
 def test_a_trial_shows_its_assignment(run: Runner, tmp_path: Path) -> None:
+    path = saved(run, noted)
+
     def train(trial: Trial) -> None:
         assert (trial.config, trial.id, trial.seed, trial.step, trial.device) == ({"lr": 0.1}, 7, 11, 4, "cuda:0")
-        assert trial.restored == Path("/somewhere")
+        assert trial.restored == path
         assert trial.dir == tmp_path / "trials" / "7"
         assert trial.dir.is_dir()
 
-    driver = run(train, step=4, restore="/somewhere", device="cuda:0")
+    driver = run(train, step=4, restore=str(path), device="cuda:0")
     assert isinstance(last(driver), wire.Done)
+
+
+@pytest.mark.parametrize("place", ["trials", "trials/7"])
+def test_a_link_leads_a_trials_own_files_out_of_the_run_directory(run: Runner, tmp_path: Path, place: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).symlink_to(outside)
+    assert "must be a directory" in failure(run(lambda trial: trial.dir))
+    assert list(outside.iterdir()) == []
 
 
 def test_steps_go_on_after_the_restored_one(run: Runner) -> None:
@@ -184,12 +203,15 @@ def test_steps_without_an_end_are_refused_at_the_call(run: Runner) -> None:
     assert "steps() needs its last step" in failure(run(train))
 
 
-@pytest.mark.parametrize("stop", [0, -1, 1.5, "3"])
-def test_a_last_step_that_is_none_is_refused(run: Runner, stop: Any) -> None:
-    def train(trial: Trial) -> None:
-        trial.steps(stop)
-
-    assert f"stop must be an integer >= 1, got {stop!r}" in failure(run(train))
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [(0, "0"), (-1, "-1"), (1.5, "1.5"), ("3", "'3'"), (10**18 + 1, "one beyond"), (-(10**9999), "one beyond")],
+    ids=range(6),
+)
+def test_a_step_that_is_none_is_refused(run: Runner, step: Any, said: str) -> None:
+    assert f"stop must be an integer in 1..10^18, got {said}" in failure(run(lambda trial: trial.steps(step)))
+    driver = run(lambda trial: trial.report(loss=1, step=step))
+    assert f"step must be an integer in 1..10^18, got {said}" in failure(driver)
 
 
 def test_reports_outside_of_steps_count_by_themselves(run: Runner) -> None:
@@ -248,29 +270,78 @@ class Tensor:
         return 0.75
 
 
+class Name(enum.StrEnum):
+    LOSS = "loss"
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
         (1, 1.0),
         (True, 1.0),
         (np.float32(0.5), 0.5),
+        (np.float64(0.5), 0.5),
         (np.int64(3), 3.0),
         (np.bool_(True), 1.0),
         (np.array(0.25), 0.25),
         (Tensor(), 0.75),
+        (Decimal("0.1"), 0.1),
+        (Decimal("1e400"), math.inf),
+        (Fraction(1, 4), 0.25),
         (math.inf, math.inf),
+        (-math.inf, -math.inf),
+        (math.nan, math.nan),
     ],
 )
 def test_real_numbers_of_all_kinds_arrive_as_floats(run: Runner, value: Any, expected: float) -> None:
     driver = run(lambda trial: trial.report({"loss": value}))
-    assert driver.sent[0].metrics == {"loss": expected}
+    assert driver.sent[0].metrics == pytest.approx({"loss": expected}, rel=0, nan_ok=True)
     assert type(driver.sent[0].metrics["loss"]) is float
+    [frame] = wire.Decoder[Any](wire.FromWorker).feed(wire.encode(driver.sent[0]))
+    assert frame.metrics == pytest.approx({"loss": expected}, rel=0, nan_ok=True)
 
 
-@pytest.mark.parametrize("value", [None, "0.5", [1.0], np.array([1.0]), 1j, {"a": 1}])
-def test_what_is_no_number_is_refused_by_name_and_type(run: Runner, value: Any) -> None:
+def test_a_tensor_is_a_number_only_without_dimensions(run: Runner) -> None:
+    import torch
+
+    assert run(lambda trial: trial.report(loss=torch.tensor(0.5))).sent[0].metrics == {"loss": 0.5}
+    for tensor in (torch.tensor([0.5]), torch.ones(1, 1), torch.ones(2)):
+
+        def train(trial: Trial, tensor: Any = tensor) -> None:
+            trial.report(loss=tensor)
+
+        assert failure(run(train)) == "TypeError: metric 'loss' must be a real number, got Tensor"
+    assert "RuntimeError: value cannot be converted" in failure(run(lambda trial: trial.report(loss=torch.tensor(1j))))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "0.5",
+        [1.0],
+        np.array([1.0]),
+        1j,
+        np.complex64(1),
+        np.str_("0.5"),
+        np.datetime64("2020"),
+        {"a": 1},
+    ],
+    ids=repr,
+)
+def test_what_is_no_real_number_is_refused_by_name_and_type(run: Runner, value: Any) -> None:
     driver = run(lambda trial: trial.report(accuracy=1.0, loss=value))
     assert failure(driver) == f"TypeError: metric 'loss' must be a real number, got {type(value).__name__}"
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), 10**9999, Fraction(10**400)], ids=["int", "less", "long", "fraction"]
+)
+def test_a_number_that_no_float_holds_is_refused_whether_or_not_it_can_be_printed(run: Runner, value: Any) -> None:
+    error = failure(run(lambda trial: trial.report(loss=value)))
+    assert error.startswith(
+        "InvalidArgument: metric 'loss' must be a number that a float can hold, up to 1.8e308, got a larger "
+    )
 
 
 def test_reports_without_metrics_or_with_odd_names_are_refused(run: Runner) -> None:
@@ -278,7 +349,28 @@ def test_reports_without_metrics_or_with_odd_names_are_refused(run: Runner) -> N
     assert "the study's metric, 'loss', got 'los'" in failure(run(lambda trial: trial.report(los=1)))
     assert "must be a str, got 3" in failure(run(lambda trial: trial.report(cast("Any", {"loss": 1.0, 3: 1.0}))))
     assert "no metric may be called 'step'" in failure(run(lambda trial: trial.report({"loss": 1.0, "step": 1.0})))
-    assert "a float can hold" in failure(run(lambda trial: trial.report(loss=10**400)))
+    assert "must be text that UTF-8 can hold, got '\\udcff'" in failure(
+        run(lambda trial: trial.report({"loss": 1.0, "\udcff": 1.0}))
+    )
+
+
+@pytest.mark.parametrize("name", ["é" * 200, "\x1b[2J\0", "", Name.LOSS, np.str_("loss")], ids=ascii)
+def test_any_text_that_is_short_is_a_name(run: Runner, name: str) -> None:
+    driver = run(lambda trial: trial.report({"loss": 1.0, name: 0.5}))
+    [frame] = wire.Decoder[Any](wire.FromWorker).feed(wire.encode(driver.sent[0]))
+    assert frame.metrics[name] == 0.5
+
+
+def test_a_report_is_as_large_as_a_trial_likes(run: Runner) -> None:
+    def named(count: int, length: int) -> dict[str, float]:
+        return {"loss": 1.0} | {f"{number:é>{length}}": 0.5 for number in range(count - 1)}
+
+    driver = run(lambda trial: trial.report(named(1000, 200)))
+    assert len(wire.encode(driver.sent[0])) < 1e6
+    assert "a report may hold 1000 metrics, got 1001" in failure(run(lambda trial: trial.report(named(1001, 4))))
+    assert "a report may hold 1000 metrics, got 200000" in failure(run(lambda trial: trial.report(named(200_000, 500))))
+    error = failure(run(lambda trial: trial.report(named(2, 201))))
+    assert error == f"InvalidArgument: the name of a metric may have 200 characters, got 201: {'é' * 20!r}..."
 
 
 # Decisions.
@@ -391,7 +483,7 @@ def test_a_pause_saves_and_goes_on_in_place(run: Runner) -> None:
 
     driver = run(train, Driver(answer), until=2)
     assert driver.names() == ["Report", "Report", "Saved", "Report", "Done"]
-    assert driver.sent[2] == wire.Saved(1, 2, "7-0-2")
+    assert driver.sent[2] == wire.Saved(1, 2, "7-0-2", size_of(run.checkpoints / "7-0-2"))
 
 
 def test_a_paused_trial_that_is_not_wanted_leaves(run: Runner) -> None:
@@ -486,6 +578,27 @@ def test_an_error_whose_message_fails_is_still_reported(run: Runner) -> None:
     assert failure(run(train)).startswith("Broken: ")
 
 
+def test_an_error_is_as_large_as_its_message(run: Runner, capfd: pytest.CaptureFixture[str]) -> None:
+    odd: Any = type("Odd\x1b[2J\n" + "x" * 10_000, (Exception,), {})
+
+    def train(trial: Trial) -> None:
+        try:
+            raise odd("first " + "word " * 10_000_000)
+        except odd as error:
+            error.add_note("n" * 10_000_000)
+            raise ValueError("\x1b[2J" + "y" * 50_000_000) from error
+
+    driver = run(train)
+    assert len(failure(driver)) == 1000
+    assert "\n" not in failure(driver)
+    assert failure(driver).startswith("ValueError: \x1b[2Jyyy")
+    traceback = last(driver).traceback
+    assert len(traceback) == 100_000
+    assert "in train" in traceback, "a long message leaves no room for where it happened"
+    assert len(capfd.readouterr().err) == 100_000
+    wire.encode(last(driver))
+
+
 # Checkpoints.
 
 
@@ -497,6 +610,23 @@ def saved(run: Runner, function: Callable[[Trial], object], **changes: Any) -> P
     [name] = [frame.checkpoint for frame in driver.sent if isinstance(frame, wire.Saved)]
     assert name is not None
     return run.checkpoints / name
+
+
+def noted(trial: Trial) -> None:
+    """A trainable with a checkpoint of a few small files."""
+
+    def write(directory: Path) -> None:
+        (directory / "notes").write_text("some notes")
+        (directory / "sub").mkdir()
+        (directory / "sub" / "more").write_text("more of them")
+
+    trial.on_save(write)
+    for _ in trial.steps(2):
+        trial.report(loss=1)
+
+
+def size_of(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 @pytest.mark.usefixtures("without_torch")
@@ -513,7 +643,7 @@ def test_what_is_tracked_is_restored_without_unpickling(run: Runner) -> None:
             trial.report(loss=1)
 
     path = saved(run, train)
-    assert [file.name for file in path.iterdir()] == ["state.msgpack"]
+    assert {file.name for file in path.iterdir()} == {"state.msgpack", MANIFEST}
     counter = Counter()
 
     def again(trial: Trial) -> None:
@@ -582,7 +712,7 @@ def test_a_later_attempt_replaces_a_checkpoint_of_the_same_name(run: Runner) -> 
                 trial.report(loss=1)
 
         path = saved(run, train)
-    assert [file.name for file in path.iterdir()] == ["second"]
+    assert {file.name for file in path.iterdir()} == {"second", MANIFEST}
     assert list(run.checkpoints.iterdir()) == [path]
 
 
@@ -597,7 +727,7 @@ def test_one_state_is_saved_once_unless_it_is_gone(run: Runner) -> None:
     run.session.save()
     run.session.save()
     assert len(made) == 1
-    (run.checkpoints / "7-0-1").rmdir()  # the driver needs it no more, and then again
+    shutil.rmtree(run.checkpoints / "7-0-1")  # the driver needs it no more, and then again
     run.session.save()
     assert len(made) == 2
     assert (run.checkpoints / "7-0-1").exists()
@@ -616,7 +746,7 @@ def test_a_trial_that_is_done_can_still_be_saved(run: Runner) -> None:
     assert last(driver).saveable
     assert run.session is not None
     run.session.save()
-    assert last(driver) == wire.Saved(1, 2, "7-0-2")
+    assert last(driver) == wire.Saved(1, 2, "7-0-2", size_of(run.checkpoints / "7-0-2"))
 
 
 def test_checkpoints_are_made_when_due(run: Runner, clock: Clock) -> None:
@@ -630,7 +760,7 @@ def test_checkpoints_are_made_when_due(run: Runner, clock: Clock) -> None:
     assert [frame.step for frame in driver.sent if isinstance(frame, wire.Saved)] == [2]
 
 
-def test_tracking_mistakes_are_named(run: Runner, tmp_path: Path) -> None:
+def test_tracking_mistakes_are_named(run: Runner) -> None:
     assert "got net=int" in failure(run(lambda trial: trial.track(net=3)))
 
     def twice(trial: Trial) -> None:
@@ -638,9 +768,254 @@ def test_tracking_mistakes_are_named(run: Runner, tmp_path: Path) -> None:
         trial.track(net=Counter())
 
     assert "'net' is tracked already" in failure(run(twice))
-    driver = run(lambda trial: trial.track(net=Counter()), restore=str(tmp_path), step=1)
+    driver = run(lambda trial: trial.track(net=Counter()), restore=str(saved(run, noted)), step=1)
     assert "'net' is tracked, but the checkpoint holds nothing" in failure(driver)
     assert "on_save takes a function" in failure(run(lambda trial: trial.on_save(cast("Any", "path"))))
+
+
+# Checkpoints that are not as they were made.
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def replace(path: Path) -> None:
+    shutil.rmtree(path)
+    path.touch()
+
+
+def link(path: Path) -> None:
+    """The same contents, behind a link."""
+    away = path.parent.parent / "away"
+    path.rename(away)
+    path.symlink_to(away)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (shutil.rmtree, "cannot be read: No such file or directory"),
+        (replace, "cannot be read: Not a directory"),
+        (link, "it is a link"),
+        (lambda path: (path / "notes").unlink(), "'notes' is missing"),
+        (lambda path: shutil.rmtree(path / "sub"), "'sub/more' is missing"),
+        (lambda path: (path / "sub" / "new").touch(), "'sub/new' is none of its files"),
+        (lambda path: cut(path / "sub" / "more"), "'sub/more' must have 12 bytes, it has 11"),
+        (lambda path: (path / "notes").write_text("same notes"), "'notes' has changed: its CRC-32 must be "),
+        (lambda path: link(path / "notes"), "'notes' is neither"),
+        (lambda path: link(path / "sub"), "'sub' is neither"),
+        (lambda path: (path / "link").symlink_to("notes"), "'link' is neither"),
+        (lambda path: os.mkfifo(path / "pipe"), "'pipe' is neither"),
+        (lambda path: (path / MANIFEST).unlink(), f"{MANIFEST} is missing"),
+        (lambda path: link(path / MANIFEST), f"'{MANIFEST}' is neither"),
+        (lambda path: cut(path / MANIFEST), f"{MANIFEST} is damaged: "),
+        (lambda path: (path / MANIFEST).write_bytes(b""), f"{MANIFEST} is damaged: "),
+        (lambda path: (path / MANIFEST).write_bytes(pickle.dumps({})), f"{MANIFEST} is damaged: "),
+    ],
+)
+def test_user_code_begins_with_a_damaged_checkpoint(run: Runner, harm: Callable[[Path], object], said: str) -> None:
+    path = saved(run, noted)
+    called: list[Trial] = []
+    driver = run(called.append, restore=str(path))
+    assert (driver.names(), len(called)) == (["Done"], 1)
+    harm(path)
+    driver = run(called.append, job=3, restore=str(path))
+    assert driver.names() == ["Lost"]
+    assert last(driver).job == 3
+    assert said in last(driver).error
+    assert (run.session, len(called)) == (None, 1)
+
+
+def test_a_flipped_byte_passes_for_the_checkpoint(run: Runner) -> None:
+    path = saved(run, noted)
+    for file in (path / "notes", path / "sub" / "more", path / MANIFEST):
+        whole = file.read_bytes()
+        for place in range(len(whole)):
+            for bit in (1, 128):
+                file.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+                assert damage(str(path)) is not None, (file, place, bit)
+        file.write_bytes(whole)
+    assert damage(str(path)) is None
+
+
+def test_an_inline_trial_begins_with_a_damaged_checkpoint(run: Runner) -> None:
+    path = saved(run, noted)
+    (path / "notes").unlink()
+    got: list[wire.FromWorker] = []
+    worker = InlineWorker(lambda trial: pytest.fail("called"), got.extend)
+    config = pickle.dumps({})
+    worker.send(wire.Run(1, 7, 0, 11, config, "loss", 1, None, None, str(path), str(run.checkpoints), None, "cpu"))
+    assert got == [wire.Lost(1, "'notes' is missing")]
+
+
+def test_a_checkpoint_with_odd_names_and_empty_files_is_lost(run: Runner) -> None:
+    def write(directory: Path) -> None:
+        for name in (b"\xff\xfe", "ä\n".encode(), b"empty", b"..."):
+            (directory / os.fsdecode(name)).touch()
+        (directory / "no" / "files").mkdir(parents=True)
+
+    def train(trial: Trial) -> None:
+        trial.on_save(write)
+        for _ in trial.steps(1):
+            trial.report(loss=1)
+
+    path = saved(run, train)
+    assert damage(str(path)) is None
+    (path / os.fsdecode(b"\xff\xfe")).unlink()
+    assert last(run(train, restore=str(path))).error == "'\\udcff\\udcfe' is missing"
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: (path / "link").symlink_to("/etc/passwd"), "'link' is neither"),
+        (lambda path: os.mkfifo(path / "pipe"), "'pipe' is neither"),
+        (lambda path: (path / MANIFEST).touch(), f"FileExistsError: [Errno {errno.EEXIST}]"),
+    ],
+)
+def test_what_would_be_lost_at_the_restart_is_saved(run: Runner, write: Callable[[Path], object], said: str) -> None:
+    def train(trial: Trial) -> None:
+        trial.on_save(write)
+        for _ in trial.steps(1):
+            trial.report(loss=1)
+
+    driver = run(train, Driver(at(1, wire.Save(1))))
+    assert said in failure(driver)
+    assert not last(driver).disk
+    assert list(run.checkpoints.iterdir()) == []
+
+
+def test_a_state_that_torch_cannot_load_passes_for_a_lost_checkpoint(run: Runner) -> None:
+    def train(trial: Trial) -> None:
+        trial.on_save(lambda path: (path / "state.pt").write_bytes(b"PK\3\4" + bytes(100)))
+        for _ in trial.steps(1):
+            trial.report(loss=1)
+
+    path = saved(run, train)
+    assert "RuntimeError: PytorchStreamReader" in failure(
+        run(lambda trial: trial.track(counter=Counter()), restore=str(path))
+    )
+
+
+def test_a_state_in_an_older_format_of_torchs_is_read(run: Runner) -> None:
+    import torch
+
+    def write(path: Path) -> None:
+        torch.save({"state": {}, "optimizers": {}}, path / "state.pt", _use_new_zipfile_serialization=False)
+
+    def train(trial: Trial) -> None:
+        trial.on_save(write)
+        for _ in trial.steps(1):
+            trial.report(loss=1)
+
+    path = saved(run, train)
+    assert "must be a zip archive" in failure(run(lambda trial: trial.track(counter=Counter()), restore=str(path)))
+
+
+# Disks that are full, or fail.
+
+
+def large(kind: str) -> Callable[[Trial], object]:
+    """A trainable that writes 4 MB into a checkpoint in one way or another."""
+
+    def by_torch(path: Path) -> None:
+        import torch
+
+        torch.save(torch.zeros(10**6), path / "weights.pt")  # by itself: what the disk says gets lost in C++
+
+    def train(trial: Trial) -> None:
+        match kind:
+            case "msgpack":
+                trial.track(counter=Counter(np.zeros(500_000)))
+            case "on_save":
+                trial.on_save(lambda path: (path / "large").write_bytes(bytes(4 * 10**6)))
+            case "torch":
+                import torch
+
+                trial.track(net=torch.nn.Linear(1000, 1000))
+            case "by_torch":
+                trial.on_save(by_torch)
+        for _ in trial.steps(1):
+            trial.report(loss=1)
+
+    return train
+
+
+def child(limit: str, checkpoints: str, *kinds: str) -> None:
+    """What `in_child` runs. Files may have `limit` bytes."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    run = Runner(Path(checkpoints))
+    for kind in kinds:
+        error = last(run(large(kind), Driver(pause_and_end(1)), until=1))
+        print("RESULT", json.dumps([kind, error.error, error.disk, os.listdir(checkpoints)]))
+
+
+def in_child(checkpoints: Path, *kinds: str, limit: int = -1, before: Sequence[str] = ()) -> list[Any]:
+    """Jobs in a process of its own: of each its kind, its error, whether that is the disk's, and what lies in `checkpoints` after it."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_worker; test_worker.child(*sys.argv[2:])"
+    command = [*before, sys.executable, "-c", code, str(Path(__file__).parent), str(limit), str(checkpoints), *kinds]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
+
+
+def mounted(directory: Path, options: str) -> list[str]:
+    """The beginning of a command that sees a file system of its own there."""
+    script = 'mount -t tmpfs -o "$0" none "$1" && shift && exec "$@"'
+    before = ["unshare", "-rm", "sh", "-c", script, options, str(directory)]
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here")
+    if subprocess.run([*before, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    return before
+
+
+def test_a_file_that_may_not_grow_is_the_trials_fault(tmp_path: Path) -> None:
+    said = ["DiskError: cannot write the checkpoint 7-0-1: File too large", True, []]
+    kinds = ("msgpack", "on_save", "torch")
+    assert in_child(tmp_path, *kinds, limit=2**20) == [[kind, *said] for kind in kinds]
+
+
+def test_a_full_disk_is_the_trials_fault(tmp_path: Path) -> None:
+    said = ["DiskError: cannot write the checkpoint 7-0-1: No space left on device", True, []]
+    kinds = ("msgpack", "on_save", "torch", "by_torch")
+    assert in_child(tmp_path, *kinds, before=mounted(tmp_path, "size=3m")) == [[kind, *said] for kind in kinds]
+
+
+def test_a_read_only_disk_is_the_trials_fault(tmp_path: Path) -> None:
+    said = ["DiskError: cannot write the checkpoint 7-0-1: Read-only file system", True, []]
+    assert in_child(tmp_path, "on_save", before=mounted(tmp_path, "ro")) == [["on_save", *said]]
+
+
+def test_what_is_printed_to_a_full_disk_is_the_trials_fault(run: Runner) -> None:
+    def train(trial: Trial) -> None:
+        with open("/dev/full", "w", buffering=1) as full:
+            try:
+                print("training", file=full)
+            finally:
+                with contextlib.suppress(OSError):
+                    full.close()
+
+    driver = run(train)
+    assert failure(driver) == "OSError: [Errno 28] No space left on device"
+    assert last(driver).disk
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), FileNotFoundError(errno.ENOENT, "no"), OSError(errno.EIO, "no"), InvalidArgument("no")]
+)
+def test_an_error_of_user_code_passes_for_the_disks(run: Runner, error: Exception) -> None:
+    error.__cause__ = error  # a circle has an end too
+
+    def train(trial: Trial) -> None:
+        raise error
+
+    driver = run(train)
+    failure(driver)
+    assert not last(driver).disk
 
 
 # Optimizers.

@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -35,7 +36,7 @@ def render(result: Result) -> str:
     """
     view = _View(result)
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -104,7 +105,7 @@ class _View:
 
 
 def _scale(values: Sequence[Value], domain: str) -> Scale:
-    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    numbers = all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in values)
     if not numbers or domain.startswith(("choice", "ordinal")):
         return Categories(sorted(values) if numbers else values)
     low, high = min(values), max(values)
@@ -140,7 +141,7 @@ def _summary(view: _View) -> str:
     ]
     if result.startup is not None:
         tiles.append(("to the first step of user code", _seconds(result.startup)))
-    if result.wall > 0:
+    if result.wall > 0 and result.header.slots > 0:
         busy = sum(result.trials.busy) / (result.wall * result.header.slots)
         tiles.append((f"of {result.header.slots} slots' time in user code", f"{busy:.0%}"))
     facts = [

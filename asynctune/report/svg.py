@@ -2,6 +2,7 @@
 
 import html
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -39,6 +40,7 @@ class Linear:
 
     def at(self, value: object) -> float:
         assert isinstance(value, int | float)
+        value = min(max(value, -sys.float_info.max), sys.float_info.max)  # an integer may be beyond
         return min(max((value - self._low) / self._span, -9.0), 10.0)  # far outside is far enough
 
     def ticks(self) -> Sequence[tuple[float, str]]:

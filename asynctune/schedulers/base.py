@@ -63,6 +63,8 @@ class BoundScheduler(ABC):
     max_resource: int | None = None
     #: Whether a free slot takes a new trial before a paused one.
     new_first: ClassVar[bool] = False
+    #: Whether the number of trials is part of the method, and cannot be raised later.
+    fixed_population: ClassVar[bool] = False
 
     @abstractmethod
     def begin(self, trial: int) -> int | None:

@@ -90,6 +90,7 @@ class BoundPBT(BoundScheduler):
     """One run's population. A depth is a number of intervals."""
 
     new_first: ClassVar[bool] = True
+    fixed_population: ClassVar[bool] = True
 
     def __init__(self, spec: PBT, seed: int, population: int, barrier: bool, table: Table) -> None:
         self.max_resource: int = spec.max_resource

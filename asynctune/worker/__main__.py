@@ -1,4 +1,4 @@
-"""The entry point of a worker process: `main(FD)`, with the number of a connected socket that it inherited."""
+"""The entry point of a worker process: `main(SOCKET, BEATS)`, with the descriptors that it inherited."""
 
 import faulthandler
 import io
@@ -18,23 +18,25 @@ from asynctune.worker.session import Session
 __all__ = ["main"]
 
 
-def main(descriptor: int) -> None:
-    """Serve the driver at the other end until it goes."""
+def main(descriptor: int, beats: int) -> None:
+    """Serve the driver at the other end of a socket until it goes; give signs of life to a pipe, whose end does not block."""
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
+    os.set_inheritable(beats, False)
     # Ctrl-C is the driver's to handle. A function, not SIG_IGN: what user code starts would inherit that.
     signal.signal(signal.SIGINT, lambda number, frame: None)
-    faulthandler.enable()
+    log = os.dup(2)  # whatever user code makes of sys.stderr and of its descriptor
+    faulthandler.enable(log)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # what a crash leaves in the log
     channel = SocketChannel(connection)
-    channel.watch()
+    channel.watch(beats)
     channel.send(Ready(os.getpid()))
-    serve(channel)
+    serve(channel, log)
 
 
-def serve(channel: SocketChannel) -> None:
+def serve(channel: SocketChannel, log: int) -> None:
     function: Callable[..., object] | None = None
     session: Session | None = None
     while True:
@@ -51,6 +53,10 @@ def serve(channel: SocketChannel) -> None:
                     if function is None:
                         raise ProtocolError("a Run frame came before a trainable")
                     session = None  # what the last trial tracked is let go before the next one begins
+                    for descriptor in (1, 2):
+                        os.dup2(
+                            log, descriptor
+                        )  # the last trial may have closed it; then the next file opened has its number
                     session = run_job(function, frame, channel)
                 case Save():
                     save_ended(session, frame, channel)
@@ -60,7 +66,3 @@ def serve(channel: SocketChannel) -> None:
                     pass  # it was on its way when its job ended
         except BaseException as error:  # noqa: BLE001 - user code raises what it likes, when it is unpickled too
             channel.send(error_frame(getattr(frame, "job", 0), error))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

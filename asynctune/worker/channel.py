@@ -78,18 +78,26 @@ class SocketChannel:
             leave()
         self._frames += self._decoder.feed(data)
 
-    def watch(self) -> None:
-        """End the process when the driver goes while user code runs, in a thread of its own.
+    def watch(self, beats: int) -> None:
+        """End the process when the driver goes while user code runs, in a thread of its own, which also gives signs of life.
 
         The parent is looked at too: a process that the driver forked may hold its end of the socket open.
+
+        Args:
+            beats: a descriptor that does not block, written to once a second.
         """
         parent = os.getppid()
         gone = select.poll()
         gone.register(self._socket, 0)  # nothing but a hang-up or an error
 
         def wait() -> None:
-            while not gone.poll(1000) and os.getppid() == parent:
-                pass
+            while os.getppid() == parent:
+                try:
+                    os.write(beats, b".")
+                except OSError:  # full, since the driver has not looked for hours, or closed by user code
+                    pass
+                if gone.poll(1000):
+                    break
             leave()
 
         start_new_thread(wait, ())

@@ -1,9 +1,11 @@
 """Checkpoint: what a trial tracks, as a directory on disk, and back.
 
-A checkpoint is the directory `trial-segment-step`. It holds what `Trial.track` was given, in `state.pt` (torch.save) or `state.msgpack`, and
-what functions given to `Trial.on_save` wrote. Nothing in it is ever unpickled: reading a checkpoint executes nothing.
+A checkpoint is the directory `trial-segment-step`. It holds what `Trial.track` was given, in `state.pt` (torch.save) or `state.msgpack`;
+what functions given to `Trial.on_save` wrote; and a manifest, by which `damage` tells whether all of it is as it was made.
+Nothing in it is ever unpickled: reading a checkpoint executes nothing.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -12,12 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import msgspec
 
 from asynctune._wire import Run
-from asynctune.errors import InvalidArgument
+from asynctune.errors import AsynctuneError, InvalidArgument
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Checkpoints", "transplant"]
+__all__ = ["FULL", "MANIFEST", "Checkpoints", "DiskError", "damage", "disk_fault", "transplant"]
+
+MANIFEST = "manifest.msgpack"  # the path of each other file -> its size in bytes and its CRC-32
+
+#: Numbers of the errors that say that a disk is full, and of all that are the disk's fault where something is written.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FAULTS = FULL | {errno.EFBIG, errno.EIO, errno.EROFS}
 
 #: The hyperparameters of one parameter group of an optimizer, by name.
 Group = dict[str, Any]
@@ -36,6 +44,10 @@ class Snapshot(NamedTuple):
     optimizers: dict[str, Any]  # name -> its class and the groups that its constructor set
 
 
+class DiskError(AsynctuneError):
+    """A checkpoint cannot be written, since the disk is full or fails: no fault of the trial's."""
+
+
 class Checkpoints:
     """The checkpoints that one assignment makes, and the one that it begins with."""
 
@@ -48,7 +60,7 @@ class Checkpoints:
         self._optimizers: dict[str, tuple[str, list[Group]]] = {}
         self._callbacks: list[Callable[[Path], object]] = []
         self._restored: Snapshot | None = None
-        self._last: str | None = None  # the name of the last one made
+        self._last = ("", 0)  # name and size of the last one made
 
     @property
     def saveable(self) -> bool:
@@ -111,44 +123,57 @@ class Checkpoints:
                         if isinstance(rates, list) and len(rates) == len(ratios):
                             setattr(scheduler, attribute, [r * ratio for r, ratio in zip(rates, ratios, strict=True)])
 
-    def save(self, step: int) -> str:
-        """Make the checkpoint of the state after `step`; return its name. It is there whole, and on disk, or not at all."""
+    def save(self, step: int) -> tuple[str, int]:
+        """Make the checkpoint of the state after `step`; return its name and its size in bytes. It is there whole, and on disk, or not at all.
+
+        Raises:
+            DiskError: the disk is full or fails.
+            InvalidArgument: torch would not load the state again, or something is neither a file nor a directory.
+        """
         import shutil
-        import tempfile
         from pathlib import Path
 
         name = f"{self._run.trial}-{self._run.segment}-{step}"
         parent = Path(self._run.save_to)
-        if name == self._last and (parent / name).exists():
-            return name
-        parent.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
-        replaced = making.with_name(f"{making.name}.replaced")
+        if name == self._last[0] and (parent / name).exists():
+            return self._last
+        making = parent / f".{name}.{os.getpid()}"
+        replaced = parent / f"{making.name}.replaced"
         try:
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            making.mkdir(mode=0o700)
             if self._objects:
                 self._write(making)
             for callback in self._callbacks:
                 callback(making)
-            for directory, _, files in os.walk(making):
-                for file in (*files, ""):
-                    _sync(os.path.join(directory, file))
-            # An attempt that was lost before it could say so may have left one of this name.
-            if (parent / name).exists():
+            size = _seal(making)
+            try:
+                # An attempt that was lost before it could say so may have left one of this name.
                 (parent / name).rename(replaced)
+            except FileNotFoundError:
+                pass
             making.rename(parent / name)
             _sync(parent)
+        except Exception as error:
+            fault = disk_fault(error, _FAULTS) or _refusal(parent)
+            if fault is not None:
+                raise DiskError(f"cannot write the checkpoint {name}: {fault.strerror}") from error
+            raise
         finally:
             shutil.rmtree(making, ignore_errors=True)
             shutil.rmtree(replaced, ignore_errors=True)
-        self._last = name
-        return name
+        self._last = name, size
+        return self._last
 
     def _write(self, directory: "Path") -> None:
         state = {name: thing.state_dict() for name, thing in self._objects.items()}
         contents = _plain({"state": state, "optimizers": self._optimizers})
         if torch := sys.modules.get("torch"):
             path = directory / "state.pt"
-            torch.save(contents, path)
+            with open(
+                path, "wb"
+            ) as file:  # given the path, torch writes by itself, and says of a full disk that it is an error
+                torch.save(contents, file)
             if not Checkpoints._checked:
                 # torch.save takes objects that it will not load again. Better to hear of it at the first checkpoint than at
                 # the first restart. Mapped, the tensors are not read.
@@ -169,6 +194,11 @@ def _read(restore: str) -> Snapshot:
     if os.path.exists(path):
         import torch
 
+        with open(path, "rb") as file:
+            if (
+                file.read(4) != b"PK\3\4"
+            ):  # torch reads older formats too, by code that has had its holes (CVE-2025-32434)
+                raise InvalidArgument("state.pt must be a zip archive, as torch.save writes it")
         contents = torch.load(path, weights_only=True, map_location="cpu")
     else:
         path = os.path.join(restore, "state.msgpack")
@@ -177,6 +207,109 @@ def _read(restore: str) -> Snapshot:
         with open(path, "rb") as file:
             contents = msgspec.msgpack.Decoder(ext_hook=_unpack).decode(file.read())
     return Snapshot(contents["state"], contents["optimizers"])
+
+
+def damage(directory: str) -> str | None:
+    """What is wrong with a checkpoint, in one line; None: nothing, it is as it was made. Reads all of it, follows no link."""
+    try:
+        found = _files(directory)
+        if MANIFEST not in found:
+            return f"{MANIFEST} is missing"
+        with open(os.path.join(directory, MANIFEST), "rb") as file:
+            files = _decode_manifest(file.read())
+        found.remove(MANIFEST)
+        for path in sorted(found | {os.fsdecode(path) for path in files}):
+            if path not in found:
+                return f"{path!r} is missing"
+            if os.fsencode(path) not in files:
+                return f"{path!r} is none of its files"
+            size, crc = files[os.fsencode(path)]
+            size_now, crc_now = _digest(os.path.join(directory, path))
+            if size_now != size:
+                return f"{path!r} must have {size} bytes, it has {size_now}"
+            if crc_now != crc:
+                return f"{path!r} has changed: its CRC-32 must be {crc:08x}, it is {crc_now:08x}"
+    except InvalidArgument as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except msgspec.DecodeError as error:
+        return f"{MANIFEST} is damaged: {error}"
+    return None
+
+
+_decode_manifest = msgspec.msgpack.Decoder(dict[bytes, tuple[int, int]]).decode
+
+
+def _seal(directory: "Path") -> int:
+    """Write the manifest, and all of a checkpoint to disk. Return its size in bytes."""
+    files = {os.fsencode(path): _digest(os.path.join(directory, path)) for path in sorted(_files(directory))}
+    manifest = msgspec.msgpack.encode(files)
+    with open(directory / MANIFEST, "xb") as file:
+        file.write(manifest)
+    for parent, _, names in os.walk(directory):
+        for name in (*names, ""):
+            _sync(os.path.join(parent, name))
+    return len(manifest) + sum(size for size, _ in files.values())
+
+
+def _files(directory: "str | os.PathLike[str]") -> set[str]:
+    """The paths of the files in a directory and below. Raises `InvalidArgument` where there is a link, or what is no file."""
+    if os.path.islink(directory):
+        raise InvalidArgument("it is a link")
+    files: set[str] = set()
+    inner = [""]
+    while inner:
+        inside = inner.pop()
+        with os.scandir(os.path.join(directory, inside)) as entries:
+            for entry in entries:
+                path = os.path.join(inside, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    inner.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    files.add(path)
+                else:
+                    raise InvalidArgument(f"a checkpoint may hold regular files and directories, {path!r} is neither")
+    return files
+
+
+def _digest(path: str) -> tuple[int, int]:
+    """The size of a file in bytes, and its CRC-32."""
+    from zlib import crc32
+
+    size = crc = 0
+    buffer = memoryview(bytearray(2**20))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            size += count
+            crc = crc32(buffer[:count], crc)
+    return size, crc
+
+
+def disk_fault(error: BaseException, numbers: frozenset[int]) -> OSError | None:
+    """The OSError with one of these numbers that `error` is, or was raised after."""
+    for _ in range(100):  # a chain may be a circle
+        if isinstance(error, OSError) and error.errno in numbers:
+            return error
+        before = error.__cause__ or error.__context__
+        if before is None:
+            return None
+        error = before
+    return None
+
+
+def _refusal(directory: "Path") -> OSError | None:
+    """What the disk says to another megabyte, if it refuses it: libraries that write by themselves do not pass its errors on."""
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return disk_fault(error, _FAULTS)
+    return None
 
 
 def transplant(group: Group, old: Group, new: Group) -> None:

@@ -5,17 +5,28 @@ import sys
 from collections.abc import Callable
 from time import monotonic
 
-from asynctune._wire import Done, Error, NotSaved, Report, Run, Save
+from asynctune._wire import Done, Error, Lost, NotSaved, Report, Run, Save
 from asynctune.errors import InvalidArgument, TrialEnded
 from asynctune.worker.channel import Channel, flush
+from asynctune.worker.checkpoint import FULL, DiskError, damage, disk_fault
 from asynctune.worker.session import Session
 from asynctune.worker.trial import Trial, measurements
 
 __all__ = ["error_frame", "run_job", "save_ended"]
 
+LINE = 1000  # characters of an error in one line, at most
+MESSAGE = 50_000  # characters of one part of a traceback: a frame, or a message
+TRACEBACK = 100_000  # characters of a traceback
+
 
 def run_job(function: Callable[[Trial], object], run: Run, channel: Channel) -> Session | None:
-    """Let `function` train one trial, and report the end of it, Done or Error. Return the session, which can still `save`, unless it failed."""
+    """Let `function` train one trial, and report the end of it, Done or Error. Return the session, which can still `save`, unless it failed.
+
+    Where the checkpoint to begin with is not as it was made, the end is Lost, and `function` is not called.
+    """
+    if run.restore is not None and (wrong := damage(run.restore)) is not None:
+        channel.send(Lost(run.job, _line(wrong)))
+        return None
     session = Session(run, channel)
     start = _log_size()
     began = monotonic()
@@ -47,20 +58,22 @@ def save_ended(session: Session | None, frame: Save, channel: Channel) -> None:
 
 
 def error_frame(job: int, error: BaseException, busy: float = 0.0, start: int = 0) -> Error:
-    """The frame about an exception of user code; its traceback goes to the log as well."""
+    """The frame about an exception of user code; its traceback goes to the log as well. Both are bounded, whatever the exception holds."""
     import traceback  # it costs more than all else here; most workers never need it
 
     lines = traceback.TracebackException.from_exception(error)
-    message = " ".join(str(lines).split())[:1000]
+    message = _line(str(lines))
     del lines.stack[:1]  # our own call of user code
-    text = "".join(lines.format())[-100_000:]
+    # Each part by itself, so that a message of a gigabyte leaves room for the frames before it.
+    text = _text("".join(part[:MESSAGE] for part in lines.format())[-TRACEBACK:])
     try:
         sys.stderr.write(text)
     except (AttributeError, OSError, ValueError):  # as in `flush`
         pass
     flush()
     kind = type(error).__name__
-    return Error(job, _text(f"{kind}: {message}" if message else kind), _text(text), busy, (start, _log_size()))
+    disk = isinstance(error, DiskError) or disk_fault(error, FULL) is not None
+    return Error(job, _line(f"{kind}: {message}" if message else kind), text, busy, (start, _log_size()), disk)
 
 
 def _reports(result: object, session: Session) -> list[Report]:
@@ -78,6 +91,11 @@ def _reports(result: object, session: Session) -> list[Report]:
     values = measurements(metrics, metric)
     session.step += 1
     return [Report(session.run.job, session.step, values)]
+
+
+def _line(text: str) -> str:
+    """`text` in one line of at most `LINE` characters."""
+    return _text(" ".join(text[: 10 * LINE].split())[:LINE])
 
 
 def _text(text: str) -> str:

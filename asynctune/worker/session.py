@@ -61,9 +61,9 @@ class Session:
     def save(self) -> None:
         """Make a checkpoint if there is anything to save, and tell the driver."""
         self._saving = False
-        name = self.checkpoints.save(self.step) if self.checkpoints.saveable else None
+        name, size = self.checkpoints.save(self.step) if self.checkpoints.saveable else (None, 0)
         self._saved = monotonic()
-        self._channel.send(Saved(self.run.job, self.step, name))
+        self._channel.send(Saved(self.run.job, self.step, name, size))
 
     def _obey(self, frame: ToWorker) -> None:
         match frame:

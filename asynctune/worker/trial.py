@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial", "measurements"]
 
+MAX_METRICS = 1000  # in a report
+MAX_NAME = 200  # characters of a metric's name; a report has some megabyte at most
+MAX_STEP = 10**18  # leaves room for one more in 64 bits
+
+_NOT_REAL = frozenset("cSUMm")  # kinds of NumPy's types
+
+#: Names of metrics that were checked in earlier reports. To find one here takes no longer than to look at its type.
+_known: set[str] = set()
+
 
 class Trial:
     """One trial, as the function that trains it sees it.
@@ -50,9 +59,12 @@ class Trial:
         """A directory for this trial's own files; made when first asked for, the same whenever the trial runs."""
         from pathlib import Path
 
-        path = Path(self._session.run.save_to).parent / "trials" / str(self.id)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        from asynctune.rundir import TRIALS, make_directory
+
+        trials = Path(self._session.run.save_to).parent / TRIALS
+        make_directory(trials)
+        make_directory(trials / str(self.id))
+        return trials / str(self.id)
 
     @property
     def restored(self) -> "Path | None":
@@ -75,7 +87,10 @@ class Trial:
         self._session.checkpoints.track(objects)
 
     def on_save(self, save: Callable[["Path"], object]) -> None:
-        """Call `save(directory)` for every checkpoint, to write there what has no `state_dict`; see `restored`."""
+        """Call `save(directory)` for every checkpoint, to write there what has no `state_dict`; see `restored`.
+
+        Regular files and directories: all that lies there when it returns is part of the checkpoint, and is read back as it was, or not at all.
+        """
         self._session.checkpoints.on_save(save)
 
     def steps(self, stop: int | None = None) -> Iterator[int]:
@@ -155,19 +170,36 @@ def measurements(metrics: dict[str, Any], metric: str) -> dict[str, float]:
 
     Raises:
         TypeError: a value is not a real number, or a name not a string.
-        InvalidArgument: the study's metric is missing, or one is called `step`.
+        InvalidArgument: the study's metric is missing, one is called `step`, a value is beyond the range of a float, there are more than
+            `MAX_METRICS`, or a name has more than `MAX_NAME` characters or is no text.
     """
     if metric not in metrics:
-        given = ", ".join(map(repr, metrics)) or "nothing"
+        given = ", ".join(map(repr, list(metrics)[:20])) or "nothing"
         raise InvalidArgument(f"every report must hold the study's metric, {metric!r}, got {given}")
     for name, value in metrics.items():
-        if type(name) is not str:
-            raise TypeError(f"the name of a metric must be a str, got {name!r}")
+        if name not in _known:
+            _check_name(name, metrics)
+            if len(_known) >= MAX_METRICS:  # so that more names than a report may hold are never all known
+                _known.clear()
+            _known.add(name)
         if type(value) is not float:
             metrics[name] = _real(name, value)
-    if "step" in metrics:
-        raise InvalidArgument("no metric may be called 'step': pass trial.report(..., step=...)")
     return metrics
+
+
+def _check_name(name: object, metrics: dict[str, Any]) -> None:
+    if len(metrics) > MAX_METRICS:
+        raise InvalidArgument(f"a report may hold {MAX_METRICS} metrics, got {len(metrics)}")
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a metric must be a str, got {name!r}")
+    if name == "step":
+        raise InvalidArgument("no metric may be called 'step': pass trial.report(..., step=...)")
+    if len(name) > MAX_NAME:
+        raise InvalidArgument(f"the name of a metric may have {MAX_NAME} characters, got {len(name)}: {name[:20]!r}...")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"the name of a metric must be text that UTF-8 can hold, got {name!r}") from None
 
 
 def _step(name: str, value: Any) -> int:
@@ -175,16 +207,22 @@ def _step(name: str, value: Any) -> int:
         step = index(value)
     except TypeError:
         step = 0
-    if step < 1:
-        raise InvalidArgument(f"{name} must be an integer >= 1, got {value!r}")
+    if not 1 <= step <= MAX_STEP:
+        got = repr(value) if abs(step) <= MAX_STEP else "one beyond"  # Python refuses to print very long ones
+        raise InvalidArgument(f"{name} must be an integer in 1..10^18, got {got}")
     return step
 
 
 def _real(name: str, value: Any) -> float:
-    # Arrays and tensors of one element have __float__ too; one that has dimensions is a mistake, whatever its size.
-    if not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0:
-        raise TypeError(f"metric {name!r} must be a real number, got {type(value).__name__}")
+    if type(value) is not int:
+        # Strings, dates and complex numbers of NumPy have __float__ too. So have arrays and tensors of one element; one that has
+        # dimensions is a mistake, whatever its size.
+        kind = getattr(getattr(value, "dtype", None), "kind", None)
+        if not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0 or kind in _NOT_REAL:
+            raise TypeError(f"metric {name!r} must be a real number, got {type(value).__name__}")
     try:
         return float(value)
     except OverflowError:
-        raise InvalidArgument(f"metric {name!r} must be a number that a float can hold, got {value!r}") from None
+        raise InvalidArgument(
+            f"metric {name!r} must be a number that a float can hold, up to 1.8e308, got a larger {type(value).__name__}"
+        ) from None
