@@ -181,6 +181,9 @@ def idle_rows(searchers: Iterable[str], repeat: int) -> Iterator[Row]:
             median=max(map(len, runs)),
             budget=IDLE_PROCESSES,
             rule=f"<= {IDLE_PROCESSES}",
+            missed="hyperopt in the driver, where its import and its work would stop the loop"
+            if searcher == "HyperOpt"
+            else "",
         )
         yield Row(
             what=f"idle, two slots, {searcher}: memory",
