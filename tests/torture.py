@@ -574,7 +574,7 @@ def every(words: Sequence[str] = ()) -> int:
     with Driver() as driver:
         for slots in ("inline", 1, 4):
             deaths = [(what, False) for what in KILLS]
-            for scenario in SCENARIOS if slots == "inline" else QUICK:
+            for scenario in SCENARIOS:
                 for fault, kinds in (("death", deaths), ("error", errors)):
                     if words and not {scenario, str(slots), fault}.issuperset(words):
                         continue
