@@ -19,38 +19,10 @@ from asynctune import journal
 from asynctune.errors import InvalidArgument, JournalError, RunFailed
 from asynctune.records import Lost, Record, Reopened, Started, TrialState
 from asynctune.rundir import CHECKPOINTS, JOURNAL
+from tests.runs import climb, local, options
 
 SPACE: dict[str, Any] = {"x": at.uniform(0.0, 1.0), "depth": at.randint(1, 4), "kind": "small"}
 COMPLETED, STOPPED, FAILED, PAUSED = TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED, TrialState.PAUSED
-
-
-def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "metric": "score",
-        "mode": "max",
-        "num_trials": 6,
-        "slots": 2,
-        "run_dir": tmp_path / "run",
-        "progress": False,
-    } | more
-
-
-# Trainables go to the workers by value: the test module is not importable there.
-def local(function: Any) -> Any:
-    function.__module__ = "__main__"
-    return function
-
-
-@local
-def climb(trial: at.Trial) -> None:
-    """Adds x at every step; its whole state is the sum."""
-    total = 0.0
-    if trial.restored is not None:
-        total = float((trial.restored / "total").read_text())
-    trial.on_save(lambda directory: (directory / "total").write_text(repr(total)))
-    for _ in trial.steps(9):
-        total += trial.config["x"]
-        trial.report(score=total)
 
 
 def table(result: at.Result) -> list[tuple[Any, ...]]:

@@ -19,40 +19,10 @@ import asynctune as at
 from asynctune import journal
 from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed
 from asynctune.records import Record, Reported, Saved, TrialState
+from tests.runs import climb, local, options
 
 SPACE = {"x": at.uniform(0.0, 1.0)}
 COMPLETED, STOPPED, FAILED, PAUSED = TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED, TrialState.PAUSED
-
-
-def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "metric": "score",
-        "mode": "max",
-        "num_trials": 6,
-        "slots": 2,
-        "run_dir": tmp_path / "run",
-        "progress": False,
-    } | more
-
-
-def climb(trial: at.Trial) -> None:
-    """Adds x at every step; its whole state is the sum, which must survive pauses and exploits."""
-    total = 0.0
-    if trial.restored is not None:
-        total = float((trial.restored / "total").read_text())
-    trial.on_save(lambda directory: (directory / "total").write_text(repr(total)))
-    for _ in trial.steps(9):
-        total += trial.config["x"]
-        trial.report(score=total)
-
-
-# Trainables go to the workers by value here: the test module is not importable there.
-def local(function: Any) -> Any:
-    function.__module__ = "__main__"
-    return function
-
-
-climb = local(climb)
 
 
 def alive(pid: int) -> bool:
