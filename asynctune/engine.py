@@ -252,9 +252,8 @@ class Engine:
         try:
             while not (self._study.stopping or self._study.done):
                 if self._load is None:
-                    await asyncio.sleep(
-                        0
-                    )  # between two inline trials, timers and the rest of the program have their turn
+                    # Between two inline trials, timers and the rest of the program have their turn.
+                    await asyncio.sleep(0)
                 slot.idle = self._loop.create_future()
                 try:
                     offer = self._advance(slot)
