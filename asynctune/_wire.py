@@ -35,6 +35,7 @@ __all__ = [
     "Save",
     "Saved",
     "ToWorker",
+    "Worn",
     "encode",
 ]
 
@@ -51,14 +52,17 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
 
 
 class Load(Frame, frozen=True):
-    """Work in the directory `cwd` with the import path `path`, and unpickle the trainable; answered by Loaded or Error.
+    """Work in the directory `cwd` with the import path `path`, import the modules `preload`, and unpickle the trainable; answered by
+    Loaded or Error.
 
-    `function` is cloudpickle's; empty for a worker that is only called (`Call`).
+    `function` is cloudpickle's; empty for a worker that is only called (`Call`). `cpus` are the cores to be bound to, [] all.
     """
 
     function: bytes
     path: list[str]
     cwd: str
+    preload: list[str] = []
+    cpus: list[int] = []
 
 
 class Run(Frame, frozen=True):
@@ -145,6 +149,13 @@ class Lost(Frame, frozen=True):
     error: str
 
 
+class Worn(Frame, frozen=True):
+    """The worker is not fit for the job, as `cause` says in a phrase: it has not begun, and another worker had better do it."""
+
+    job: int
+    cause: str
+
+
 class NotSaved(Frame, frozen=True):
     """A Save after Done raised `error`, one line."""
 
@@ -156,7 +167,8 @@ class Done(Frame, frozen=True):
     """The trainable returned; a result that it returned came before, as a Report.
 
     `ended`: it left because of End. `saveable`: a Save would find something to save. `busy` is the time in seconds in user code,
-    without waiting for answers and without saving. `log` is the range of bytes in the worker's log that the job wrote.
+    without waiting for answers and without saving. `log` is the range of bytes in the worker's log that the job wrote. `worn` says why
+    the worker is not fit for another trial.
     """
 
     job: int
@@ -164,6 +176,7 @@ class Done(Frame, frozen=True):
     saveable: bool
     busy: float
     log: tuple[int, int]
+    worn: str | None = None
 
 
 class Error(Frame, frozen=True):
@@ -174,7 +187,9 @@ class Error(Frame, frozen=True):
     traceback: str
     busy: float = 0.0
     log: tuple[int, int] = (0, 0)
+    worn: str | None = None
     disk: bool = False  # the disk is full or fails, which is not the trial's fault
+    memory: bool = False  # there was not enough of it
 
 
 class Returned(Frame, frozen=True):
@@ -185,7 +200,7 @@ class Returned(Frame, frozen=True):
 
 
 ToWorker = Load | Run | Continue | Pause | Save | End | Call
-FromWorker = Ready | Loaded | Report | Saved | NotSaved | Lost | Done | Error | Returned
+FromWorker = Ready | Loaded | Report | Saved | NotSaved | Lost | Worn | Done | Error | Returned
 
 F = TypeVar("F")
 

@@ -17,7 +17,7 @@ from typing import Any
 from asynctune import _wire as wire
 from asynctune.advisor import Advisor
 from asynctune.checkpoints import Store
-from asynctune.errors import RunFailed, WorkerDied
+from asynctune.errors import RunFailed
 from asynctune.journal import Journal
 from asynctune.logs import CAP, cap
 from asynctune.processes import InlineWorker, Supervisor, Worker
@@ -39,8 +39,9 @@ from asynctune.records import (
     TrialState,
 )
 from asynctune.resume import Replay
-from asynctune.rundir import CHECKPOINTS, SEARCHER_LOG, checkpoint_path, log_file
+from asynctune.rundir import CHECKPOINTS, SEARCHER_LOG, checkpoint_path
 from asynctune.searchers.base import Row
+from asynctune.slot import Slot, resolve
 from asynctune.slots import SlotSpec
 from asynctune.study import Release, Save, Study, Suggest
 from asynctune.watch import TICK, Watch
@@ -54,38 +55,7 @@ STOP_GRACE = 30.0
 CLOSE_GRACE = 2.0
 
 #: What may give a waiting slot something to do.
-_WAKING = frozenset({Suggested, Saved, Failed, Lost, Finished, Stopping})
-
-
-class _Slot:
-    """A slot's worker and the job it has: the start of a trial that it runs, or holds warm (`parked`)."""
-
-    def __init__(self, spec: SlotSpec, run_dir: Path) -> None:
-        self.spec = spec
-        self.log = run_dir / log_file(spec.index)
-        self.worker: Worker | InlineWorker | None = None
-        self.loaded: asyncio.Future[None] | None = None  # the worker has the trainable
-        self.job = 0
-        self.trial = -1
-        self.segment = 0
-        self.active = False  # user code of `job` runs, and what it sends counts
-        self.parked = False
-        self.began = 0.0  # when the job did
-        self.log_start = 0  # bytes in the log before what it prints
-        self.jobs: dict[int, tuple[int, int]] = {}  # job -> (trial, segment), of those that may still send frames
-        self.idle: asyncio.Future[None] | None = None  # nothing runs, and nothing can be started at once
-        self.holds: int | None = None  # the ended trial that the worker could still save
-        self.kept: asyncio.Future[None] | None = None  # that was asked for, and is done
-
-    def runs(self, job: int) -> bool:
-        return self.active and job == self.job
-
-    @property
-    def loading(self) -> bool:
-        return self.loaded is not None and not self.loaded.done()
-
-    def log_size(self) -> int:
-        return self.log.stat().st_size if self.log.exists() else 0
+_WAKING = frozenset({Suggested, Saved, Failed, Left, Lost, Finished, Stopping})
 
 
 class Engine:
@@ -98,6 +68,7 @@ class Engine:
         specs: the slots.
         train: the trainable, for `load` is None: then trials run in this very process.
         load: the trainable as workers get it.
+        fresh: whether each start of a trial has a process of its own.
         watchers: called with each record, once it is applied and in the journal's hands; the list may change.
         stop_when: ends the run when it is true of a report.
         time_budget: seconds after which the run ends.
@@ -117,6 +88,7 @@ class Engine:
         specs: Sequence[SlotSpec],
         train: Callable[..., object],
         load: wire.Load | None,
+        fresh: bool,
         watchers: list[Callable[[Record], object]],
         stop_when: Callable[[Reported], bool] | None,
         time_budget: float | None,
@@ -128,9 +100,13 @@ class Engine:
     ) -> None:
         self._study = study
         self._journal = journal
-        self._slots = [_Slot(spec, run_dir) for spec in specs]
+        self._slots = [Slot(spec, run_dir) for spec in specs]
+        for slot in self._slots:
+            gpus = set(slot.spec.gpus)
+            slot.neighbours = [other for other in self._slots if other is not slot and gpus & set(other.spec.gpus)]
         self._train = train
         self._load = load
+        self._fresh = fresh
         self._run_dir = run_dir
         self._store = Store(run_dir, keep_checkpoints)
         self._save_to = str(run_dir / CHECKPOINTS)
@@ -148,7 +124,8 @@ class Engine:
         self._error: Exception | None = None
         self._records: deque[Record] = deque()  # that are to happen
         self._committing = False
-        self._running: dict[int, _Slot] = {}  # trial -> the slot that runs it
+        self._running: dict[int, Slot] = {}  # trial -> the slot that runs it
+        self._alone: set[int] = set()  # trials that ran out of memory: their next start has its GPUs to itself
         self._supervisor: Supervisor | None = None
         self._advisor: Advisor | None = None
         self._suggesting = False
@@ -247,7 +224,7 @@ class Engine:
 
     # A slot's life.
 
-    async def _drive(self, slot: _Slot) -> None:
+    async def _drive(self, slot: Slot) -> None:
         """One slot, from its first trial to its last. All that it has to wait for, it waits for here."""
         try:
             while not (self._study.stopping or self._study.done):
@@ -262,7 +239,9 @@ class Engine:
                     self.stop("interrupted", grace=None)
                     self._fail(slot, "KeyboardInterrupt")
                     continue
-                if offer is None:
+                if slot.worn is not None:
+                    await self._retire(slot)
+                elif offer is None:
                     await self._change()
                 elif slot.worker is None:
                     await self._hire(slot)
@@ -280,36 +259,63 @@ class Engine:
                     slot.worker.kill()
                 await slot.worker.close(CLOSE_GRACE)
 
-    def _advance(self, slot: _Slot) -> Started | Suggest | None:
+    def _advance(self, slot: Slot) -> Started | Suggest | None:
         """Let a slot take up what it is to run next. Return that, or what has to be waited for first; None: for any change."""
+        if slot.handed_back:
+            assert slot.started is not None
+            if slot.worker is not None and slot.worn is None:
+                slot.handed_back = False
+                self._assign(slot, slot.started)
+                self._tell(slot, self._study.told(slot.trial))  # it may have been decided on meanwhile
+            return slot.started
         while True:
+            if any(other.alone for other in slot.neighbours):
+                slot.wear("a trial needs its GPU alone")
+                return None
             now = self._now()
             offer = self._study.offer(slot.spec.index, time=now)
-            if offer is None or slot.worker is None:
+            self._reserve(slot, isinstance(offer, Started) and offer.trial in self._alone)
+            if offer is None or slot.worker is None or slot.worn is not None:
                 return offer
             if isinstance(offer, Started):
-                self._start(slot, offer)
+                if slot.alone and any(other.worker is not None for other in slot.neighbours):
+                    return None
+                if self._fresh and slot.started is not None and not slot.goes_on(offer):
+                    slot.wear("each trial has a process of its own")
+                else:
+                    self._start(slot, offer)
                 return offer
             if offer.slow and self._advisor is not None:
                 return offer
             self._suggested(offer.trial, self._study.suggestion(offer.trial)(), now)
 
-    async def _hire(self, slot: _Slot) -> None:
+    def _reserve(self, slot: Slot, alone: bool) -> None:
+        """Keep the slot's GPUs to what it is to run next, or give them free: its neighbours see to it when they are woken."""
+        if slot.alone is not alone:
+            slot.alone = alone
+            self._wake()
+
+    async def _retire(self, slot: Slot) -> None:
+        """Let a worker go that is worn, once all is heard that it still has to say."""
+        if slot.parked:
+            self._send(slot, wire.End(slot.job))
+        while slot.parked:
+            await self._change()
+        if slot.kept is not None:
+            await slot.kept
+        self._watch.gone(slot.spec.index)
+        await slot.retire(CLOSE_GRACE)
+        self._wake()
+
+    async def _hire(self, slot: Slot) -> None:
         """Give the slot a worker that has the trainable."""
         on_frames = functools.partial(self._guarded, self._received, slot)
         if self._load is None:
             slot.worker = InlineWorker(self._train, on_frames)
             return
-        slot.loaded = self._loop.create_future()
         on_death = functools.partial(self._guarded, self._died, slot)
-        try:
-            slot.worker = await Worker.spawn(slot.spec.environment, slot.log, on_frames, on_death, self._supervisor)
-        except WorkerDied as error:
-            raise RunFailed(f"the worker of slot {slot.spec.index} {error}") from error
         self._watch.spawned(slot.spec.index, monotonic())
-        slot.worker.send(self._load)
-        await slot.loaded
-        slot.log_start = slot.log_size()
+        await slot.hire(self._load, self._supervisor, on_frames, on_death)
 
     async def _consult(self, trial: int) -> None:
         """Have a slow suggestion made."""
@@ -328,9 +334,9 @@ class Engine:
     def _suggested(self, trial: int, row: Row, time: float) -> None:
         self._commit(Suggested(time=time, trial=trial, config=self._study.space.decode(row)))
 
-    def _start(self, slot: _Slot, started: Started) -> None:
+    def _start(self, slot: Slot, started: Started) -> None:
         """Let the slot's worker run one start of a trial."""
-        in_place = slot.parked and slot.trial == started.trial and started.how == "resumed"
+        in_place = slot.goes_on(started)
         if not in_place:
             if slot.parked:
                 self._send(slot, wire.End(slot.job))
@@ -339,14 +345,22 @@ class Engine:
             slot.trial, slot.segment = started.trial, started.segment
             slot.jobs[slot.job] = (started.trial, started.segment)
             slot.began = started.time
+            slot.started = started
         slot.parked = False
         slot.active = True
-        self._watch.began(slot.spec.index, monotonic())
         self._commit(started)
         self._running[started.trial] = slot
-        self._send(slot, wire.Continue(slot.job, started.until) if in_place else self._assignment(slot, started))
+        if in_place:
+            self._watch.began(slot.spec.index, monotonic())
+            self._send(slot, wire.Continue(slot.job, started.until))
+        else:
+            self._assign(slot, started)
 
-    def _assignment(self, slot: _Slot, started: Started) -> wire.Run:
+    def _assign(self, slot: Slot, started: Started) -> None:
+        self._watch.began(slot.spec.index, monotonic())
+        self._send(slot, self._assignment(slot, started))
+
+    def _assignment(self, slot: Slot, started: Started) -> wire.Run:
         return wire.Run(
             job=slot.job,
             trial=started.trial,
@@ -365,7 +379,7 @@ class Engine:
 
     # What comes in from a worker: synchronous, in the order in which it was sent.
 
-    def _received(self, slot: _Slot, frames: Sequence[wire.FromWorker]) -> None:
+    def _received(self, slot: Slot, frames: Sequence[wire.FromWorker]) -> None:
         for frame in frames:
             match frame:
                 case wire.Report():
@@ -376,19 +390,21 @@ class Engine:
                 case wire.Saved():
                     self._saved(slot, frame)
                 case wire.NotSaved():
-                    _resolve(slot.kept)
+                    resolve(slot.kept)
                 case wire.Lost():
                     self._lost(slot, frame)
+                case wire.Worn():
+                    self._handed_back(slot, frame)
                 case wire.Error():
                     self._raised(slot, frame)
                 case wire.Loaded():
-                    _resolve(slot.loaded)
+                    slot.hired()
         if self._journal.behind and isinstance(slot.worker, Worker):
             # The disk is slower than the workers: they wait, and what is not yet written does not fill the memory.
             slot.worker.pause()
             self._journal.when_written(slot.worker.resume)
 
-    def _report(self, slot: _Slot, step: int, metrics: dict[str, float]) -> None:
+    def _report(self, slot: Slot, step: int, metrics: dict[str, float]) -> None:
         report = Reported(time=self._now(), trial=slot.trial, segment=slot.segment, step=step, metrics=metrics)
         self._watch.reported(slot.spec.index, monotonic())
         self._commit(report)
@@ -397,7 +413,7 @@ class Engine:
         elif self._time_budget is not None and report.time >= self._time_budget:
             self._use_up()  # an inline trial keeps the timer from it
 
-    def _saved(self, slot: _Slot, frame: wire.Saved) -> None:
+    def _saved(self, slot: Slot, frame: wire.Saved) -> None:
         trial, segment = slot.jobs[frame.job]
         name = frame.checkpoint
         if name is not None:
@@ -405,12 +421,12 @@ class Engine:
         saved = Saved(time=self._now(), trial=trial, segment=segment, step=frame.step, checkpoint=name)
         self._commit(saved)
         if not slot.runs(frame.job):
-            _resolve(slot.kept)
+            resolve(slot.kept)
         elif self._study.state(trial) is not TrialState.RUNNING:
             slot.parked = True
             self._vacate(slot)
 
-    def _done(self, slot: _Slot, frame: wire.Done) -> None:
+    def _done(self, slot: Slot, frame: wire.Done) -> None:
         if not self._left(slot, frame):
             return
         error = self._study.nothing_reported(slot.trial)
@@ -422,15 +438,19 @@ class Engine:
         self._commit(Finished(time=self._now(), trial=slot.trial, state=state))
         self._vacate(slot)
 
-    def _raised(self, slot: _Slot, frame: wire.Error) -> None:
+    def _raised(self, slot: Slot, frame: wire.Error) -> None:
         if frame.job == 0:
-            _reject(slot.loaded, RunFailed(f"a worker cannot load the trainable: {frame.error}"))
+            slot.hired(RunFailed(f"a worker cannot load the trainable: {frame.error}"))
         elif frame.disk:  # no trial's fault: the run stops here, and can be resumed
             raise RunFailed(f"trial {slot.jobs[frame.job][0]} cannot write: {frame.error}")
         elif self._left(slot, frame):
-            self._fail(slot, frame.error, frame.traceback)
+            # Once more where it has the GPU to itself, and no oftener: it would not do better.
+            again = not (frame.memory and slot.trial in self._alone)
+            if frame.memory:
+                self._alone.add(slot.trial)
+            self._fail(slot, frame.error, frame.traceback, again=again)
 
-    def _lost(self, slot: _Slot, frame: wire.Lost) -> None:
+    def _lost(self, slot: Slot, frame: wire.Lost) -> None:
         slot.jobs.pop(frame.job - 1, None)
         if not slot.runs(frame.job):
             return
@@ -439,54 +459,62 @@ class Engine:
         self._commit(Lost(time=self._now(), trial=slot.trial, checkpoint=checkpoint, error=frame.error))
         self._vacate(slot)
 
-    def _left(self, slot: _Slot, frame: wire.Done | wire.Error) -> bool:
+    def _handed_back(self, slot: Slot, frame: wire.Worn) -> None:
+        slot.jobs.pop(frame.job - 1, None)
+        if slot.runs(frame.job):
+            slot.wear(frame.cause)
+            slot.handed_back = True
+            self._watch.ended(slot.spec.index)
+            resolve(slot.idle)
+
+    def _left(self, slot: Slot, frame: wire.Done | wire.Error) -> bool:
         """Take note that a job is over. Return whether its trial ends with it, and does not go on elsewhere."""
         trial, segment = slot.jobs[frame.job]
         slot.jobs.pop(frame.job - 1, None)  # all that it sends was sent before
         slot.log_start = frame.log[1]
         if frame.job == slot.job:
             slot.parked = False  # an inline worker cannot wait: it has left by itself
+            if frame.worn is not None:
+                slot.wear(frame.worn)
         self._leave(slot, trial, segment, frame.busy, frame.log)
         return slot.runs(frame.job)
 
-    def _died(self, slot: _Slot, cause: str) -> None:
-        slot.worker = None
+    def _died(self, slot: Slot, cause: str) -> None:
+        slot.gone()
         self._watch.gone(slot.spec.index)
-        slot.jobs.clear()
-        slot.parked, slot.holds = False, None
         if self._study.stopping or self._study.done:  # it may be we who killed it
-            _resolve(slot.loaded)
+            slot.hired()
         else:
-            _reject(slot.loaded, RunFailed(f"the worker of slot {slot.spec.index} {cause}"))
-        if slot.active:
+            slot.hired(RunFailed(f"the worker of slot {slot.spec.index} {cause}"))
+        if slot.active and not slot.handed_back:
             self._leave(slot, slot.trial, slot.segment, self._now() - slot.began, (slot.log_start, slot.log_size()))
             self._fail(slot, f"WorkerDied: {cause}")
-        _resolve(slot.kept)
+        resolve(slot.kept)
         self._wake()
 
     def _unsupervised(self, cause: str) -> None:
         raise RunFailed(f"the supervisor {cause}")
 
-    def _leave(self, slot: _Slot, trial: int, segment: int, busy: float, log: tuple[int, int]) -> None:
+    def _leave(self, slot: Slot, trial: int, segment: int, busy: float, log: tuple[int, int]) -> None:
         if log[1] - log[0] > CAP:
             self._cap(slot, *log)
         where = slot.spec.index
         self._commit(Left(time=self._now(), trial=trial, segment=segment, slot=where, busy=busy, log=log))
 
-    def _fail(self, slot: _Slot, error: str, traceback: str = "") -> None:
-        retry = self._study.may_retry(slot.trial)
+    def _fail(self, slot: Slot, error: str, traceback: str = "", *, again: bool = True) -> None:
+        retry = again and self._study.may_retry(slot.trial)
         self._commit(Failed(time=self._now(), trial=slot.trial, error=error, traceback=traceback, retry=retry))
         self._vacate(slot)
 
-    def _vacate(self, slot: _Slot) -> None:
+    def _vacate(self, slot: Slot) -> None:
         """The slot has nothing that runs: it takes up what comes next, here and now if that takes no waiting."""
         self._running.pop(slot.trial, None)
-        slot.active = False
+        slot.active = slot.handed_back = False
         self._watch.ended(slot.spec.index)
         if self._load is not None:
             self._advance(slot)
         if not slot.active:
-            _resolve(slot.idle)
+            resolve(slot.idle)
 
     # What happens.
 
@@ -536,15 +564,16 @@ class Engine:
 
     def _carry_out(self, decision: Decided) -> None:
         slot = self._running.get(decision.trial)
-        if slot is None:
-            return
-        match decision.action:
-            case Action.CONTINUE:
+        if slot is not None:
+            if decision.action is Action.CONTINUE:
                 self._send(slot, wire.Continue(slot.job, decision.until))
-            case Action.PAUSE:
-                self._send(slot, wire.Pause(slot.job))
-            case Action.STOP:
-                self._send(slot, wire.End(slot.job))
+            self._tell(slot, decision.action)
+
+    def _tell(self, slot: Slot, action: Action) -> None:
+        if action is Action.PAUSE:
+            self._send(slot, wire.Pause(slot.job))
+        elif action is Action.STOP:
+            self._send(slot, wire.End(slot.job))
 
     def _keep(self, trial: int) -> None:
         """Have the trial saved that just completed as the best so far, if a worker still holds what it tracked."""
@@ -569,7 +598,7 @@ class Engine:
     def _use_up(self) -> None:
         self.stop(f"the time budget of {self._time_budget:g} s is used up")
 
-    def _send(self, slot: _Slot, frame: wire.ToWorker) -> None:
+    def _send(self, slot: Slot, frame: wire.ToWorker) -> None:
         """Send what follows from the records so far; if that was asked for, not before they are on the disk."""
         worker = slot.worker
         if worker is None:
@@ -596,7 +625,7 @@ class Engine:
                 worker.abort(cause)
         self._after(TICK, self._look)
 
-    def _cap(self, slot: _Slot, first: int, last: int | None = None) -> None:
+    def _cap(self, slot: Slot, first: int, last: int | None = None) -> None:
         self._loop.run_in_executor(None, cap, slot.log, first, last)  # where much is printed, it takes a while
 
     # Time, and errors.
@@ -617,7 +646,7 @@ class Engine:
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
         for change in waiting:
-            _resolve(change)
+            resolve(change)
         if self._study.done:
             for slot in self._slots:
                 if slot.worker is not None and slot.loading:
@@ -640,13 +669,3 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _resolve(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
-        future.set_result(None)
-
-
-def _reject(future: asyncio.Future[None] | None, error: BaseException) -> None:
-    if future is not None and not future.done():
-        future.set_exception(error)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asynctune.errors import InvalidArgument
 
-__all__ = ["CAP", "cap", "read"]
+__all__ = ["CAP", "cap", "note", "read"]
 
 CAP = 64 * 2**20  # bytes
 
@@ -38,6 +38,18 @@ def cap(path: Path, first: int, last: int | None = None, *, cap: int = CAP) -> N
             line = _dropped(end - begin)
             if _punch(descriptor, begin + len(line), end):
                 os.pwrite(descriptor, line, begin)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        pass
+
+
+def note(path: Path, text: str) -> None:
+    """Add a line of our own. Raises nothing: a log is no reason to end a run."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            os.write(descriptor, f"asynctune: {text}\n".encode("utf-8", "backslashreplace"))
         finally:
             os.close(descriptor)
     except OSError:

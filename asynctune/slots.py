@@ -33,6 +33,8 @@ class Slots:
     trials_per_gpu: int = 1
     cpus_per_trial: int | None = None
     count: int | None = None
+    fresh: bool = False
+    preload: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("gpus_per_trial", 0), ("trials_per_gpu", 1), ("cpus_per_trial", 1), ("count", 1)):
@@ -66,6 +68,8 @@ class SlotSpec:
     environment: dict[str, str]  # beyond the driver's own
     device: str  # "cuda:0" or "cpu": how a trial in this slot names its (first) device
     devices: str  # the same for people
+    gpus: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
 
 
 def resolve(slots: Slots | int | str | None) -> list[SlotSpec]:

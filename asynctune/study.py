@@ -292,6 +292,10 @@ class Study:
         """The seed that user code gets, 0 <= seed < 2**31; the same in every segment and attempt."""
         return Stream(self.seed, SEED, trial).below(2**31)
 
+    def told(self, trial: int) -> Action:
+        """What a trial that runs was told last."""
+        return self._trials[trial].told
+
     def runs_on(self, trial: int) -> bool:
         """Whether `trial` is RUNNING, and neither told to pause nor to stop."""
         return self._trials[trial].state is TrialState.RUNNING and self._trials[trial].told is Action.CONTINUE

@@ -155,7 +155,10 @@ class Tuner:
             scheduler=repr(self._study.scheduler),
             slots=len(self._specs),
         )
-        self._load = None if self.inline else wire.Load(_pickled(train), sys.path, os.getcwd())
+        shape = slots if isinstance(slots, Slots) else Slots()
+        self._load = (
+            None if self.inline else wire.Load(_pickled(train), sys.path, os.getcwd(), preload=list(shape.preload))
+        )
         self._given_dir = None if run_dir is None else Path(run_dir).expanduser().absolute()
         if self._given_dir is not None and self._given_dir.exists() and not self._given_dir.is_dir():
             raise InvalidArgument(f"run_dir must be a directory, got the file {str(run_dir)!r}")
@@ -167,6 +170,7 @@ class Tuner:
             specs=self._specs,
             train=train,
             load=self._load,
+            fresh=shape.fresh,
             watchers=self._watchers,
             stop_when=stop_when,
             time_budget=time_budget,

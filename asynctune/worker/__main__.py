@@ -9,10 +9,11 @@ import socket
 import sys
 from collections.abc import Callable
 
-from asynctune._wire import Call, Continue, End, Load, Loaded, Pause, Ready, Returned, Run, Save
+from asynctune._wire import Call, Continue, End, Load, Loaded, Pause, Ready, Returned, Run, Save, Worn
 from asynctune.errors import ProtocolError
 from asynctune.worker.channel import SocketChannel
 from asynctune.worker.job import error_frame, run_job, save_ended
+from asynctune.worker.residue import Residue
 from asynctune.worker.session import Session
 
 __all__ = ["main"]
@@ -39,6 +40,7 @@ def main(descriptor: int, beats: int) -> None:
 def serve(channel: SocketChannel, log: int) -> None:
     function: Callable[..., object] | None = None
     session: Session | None = None
+    residue: Residue | None = None
     while True:
         frame = channel.receive()
         try:
@@ -46,18 +48,26 @@ def serve(channel: SocketChannel, log: int) -> None:
                 case Load():
                     sys.path[:] = frame.path
                     os.chdir(frame.cwd)
+                    if frame.cpus:
+                        os.sched_setaffinity(0, frame.cpus)
+                    for name in frame.preload:
+                        __import__(name)
                     if frame.function:
                         function = pickle.loads(frame.function)
+                    residue = Residue()
                     channel.send(Loaded())
                 case Run():
-                    if function is None:
+                    if function is None or residue is None:
                         raise ProtocolError("a Run frame came before a trainable")
                     session = None  # what the last trial tracked is let go before the next one begins
+                    if (cause := residue.clear()) is not None:
+                        channel.send(Worn(frame.job, cause))
+                        continue
                     for descriptor in (1, 2):
                         os.dup2(
                             log, descriptor
                         )  # the last trial may have closed it; then the next file opened has its number
-                    session = run_job(function, frame, channel)
+                    session = run_job(function, frame, channel, residue.left)
                 case Save():
                     save_ended(session, frame, channel)
                 case Call():

@@ -9,6 +9,7 @@ from asynctune._wire import Done, Error, Lost, NotSaved, Report, Run, Save
 from asynctune.errors import InvalidArgument, TrialEnded
 from asynctune.worker.channel import Channel, flush
 from asynctune.worker.checkpoint import FULL, DiskError, damage, disk_fault
+from asynctune.worker.faults import is_out_of_memory
 from asynctune.worker.session import Session
 from asynctune.worker.trial import Trial, measurements
 
@@ -19,10 +20,16 @@ MESSAGE = 50_000  # characters of one part of a traceback: a frame, or a message
 TRACEBACK = 100_000  # characters of a traceback
 
 
-def run_job(function: Callable[[Trial], object], run: Run, channel: Channel) -> Session | None:
+def run_job(
+    function: Callable[[Trial], object],
+    run: Run,
+    channel: Channel,
+    left: Callable[[BaseException | None], str | None] = lambda error: None,
+) -> Session | None:
     """Let `function` train one trial, and report the end of it, Done or Error. Return the session, which can still `save`, unless it failed.
 
-    Where the checkpoint to begin with is not as it was made, the end is Lost, and `function` is not called.
+    Where the checkpoint to begin with is not as it was made, the end is Lost, and `function` is not called. `left` says, at the end, why
+    no other trial may begin in this process.
     """
     if run.restore is not None and (wrong := damage(run.restore)) is not None:
         channel.send(Lost(run.job, _line(wrong)))
@@ -39,10 +46,11 @@ def run_job(function: Callable[[Trial], object], run: Run, channel: Channel) -> 
         reports = _reports(result, session)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the driver hears of it, whatever it is
         busy = monotonic() - began - session.away
-        channel.send(error_frame(run.job, error, busy, start))
+        channel.send(error_frame(run.job, error, busy, start, left(error)))
         return None
+    worn = left(None)
     flush()
-    done = Done(run.job, session.ended, session.checkpoints.saveable, busy, (start, _log_size()))
+    done = Done(run.job, session.ended, session.checkpoints.saveable, busy, (start, _log_size()), worn)
     channel.send(*reports, done)  # both at once wake the driver once
     return session
 
@@ -57,7 +65,7 @@ def save_ended(session: Session | None, frame: Save, channel: Channel) -> None:
         channel.send(NotSaved(frame.job, error_frame(frame.job, error).error))
 
 
-def error_frame(job: int, error: BaseException, busy: float = 0.0, start: int = 0) -> Error:
+def error_frame(job: int, error: BaseException, busy: float = 0.0, start: int = 0, worn: str | None = None) -> Error:
     """The frame about an exception of user code; its traceback goes to the log as well. Both are bounded, whatever the exception holds."""
     import traceback  # it costs more than all else here; most workers never need it
 
@@ -73,7 +81,8 @@ def error_frame(job: int, error: BaseException, busy: float = 0.0, start: int = 
     flush()
     kind = type(error).__name__
     disk = isinstance(error, DiskError) or disk_fault(error, FULL) is not None
-    return Error(job, _line(f"{kind}: {message}" if message else kind), text, busy, (start, _log_size()), disk)
+    line = _line(f"{kind}: {message}" if message else kind)
+    return Error(job, line, text, busy, (start, _log_size()), worn, disk, is_out_of_memory(error))
 
 
 def _reports(result: object, session: Session) -> list[Report]:
