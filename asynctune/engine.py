@@ -18,8 +18,9 @@ from asynctune import _wire as wire
 from asynctune.advisor import Advisor
 from asynctune.checkpoints import Store
 from asynctune.errors import RunFailed
+from asynctune.gate import Gate
 from asynctune.journal import Journal
-from asynctune.logs import CAP, cap
+from asynctune.logs import CAP, cap, note
 from asynctune.processes import InlineWorker, Supervisor, Worker
 from asynctune.records import (
     ENDED,
@@ -104,6 +105,7 @@ class Engine:
         for slot in self._slots:
             gpus = set(slot.spec.gpus)
             slot.neighbours = [other for other in self._slots if other is not slot and gpus & set(other.spec.gpus)]
+        self._gate = Gate(gpu for spec in specs for gpu in spec.gpus)
         self._train = train
         self._load = load
         self._fresh = fresh
@@ -163,6 +165,7 @@ class Engine:
                     self._journal.lock, functools.partial(self._guarded, self._unsupervised)
                 )
                 self._after(TICK, self._look)
+                await self._gate.measure()
                 if self._study.preload is not None:
                     self._advisor = Advisor(self._run_dir / SEARCHER_LOG, self._study.preload, self._supervisor)
                     await self._advisor.start()
@@ -314,6 +317,10 @@ class Engine:
             slot.worker = InlineWorker(self._train, on_frames)
             return
         on_death = functools.partial(self._guarded, self._died, slot)
+        if slot.job:
+            in_use = await self._gate.passed(slot.spec.gpus, lambda: not any(other.worker for other in slot.neighbours))
+            if in_use is not None:
+                note(slot.log, in_use)
         self._watch.spawned(slot.spec.index, monotonic())
         await slot.hire(self._load, self._supervisor, on_frames, on_death)
 

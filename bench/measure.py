@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, TypeVar
 
-__all__ = ["Row", "arguments", "calls", "in_turn", "pinned", "quantity", "show", "spread"]
+__all__ = ["Row", "arguments", "calls", "in_turn", "p99", "pinned", "quantity", "show", "spread"]
 
 T = TypeVar("T")
 

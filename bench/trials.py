@@ -4,8 +4,10 @@
 
 Whole process: at.run as a script, two slots, journal on, beside the same work as a script for ProcessPoolExecutor (start method
 spawn). Warm: how many trials a second end in such a run after its first tenth, beside how many tasks a second the pool does after as
-many, and loky where it is installed; pools report nothing, decide nothing and write nothing. A worker: from its spawn to its first frame,
-beside a Python that sends one byte. Imports: in a fresh interpreter each. What is compared runs in turn; printed are medians.
+many, and loky where it is installed; pools report nothing, decide nothing and write nothing. Hand-over: from the last line of user code in
+one trial to the first line of the next in the same slot, in a warm worker and in fresh processes; with torch each trial trains and
+tracks a small network with optimizer and learning-rate scheduler. A worker: from its spawn to its first frame, beside a Python that sends
+one byte. Imports: in a fresh interpreter each. What is compared runs in turn; printed are medians.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 
@@ -25,7 +28,7 @@ from asynctune.journal import read
 from asynctune.processes import Worker
 from asynctune.records import Finished
 from asynctune.rundir import JOURNAL
-from measure import Row, arguments, in_turn, show
+from measure import Row, arguments, in_turn, p99, show
 
 OURS = """
 import asynctune as at
@@ -69,6 +72,33 @@ from loky import ProcessPoolExecutor
 Pool = partial(ProcessPoolExecutor, 2)
 """,
 }
+
+#: As metrics, since those are read back: when user code began and when it ended.
+HAND_OVER = """
+from time import perf_counter
+import asynctune as at
+{imports}
+
+def train(trial):
+    began = perf_counter()
+    {body}
+    return {{"score": 1.0, "began": began, "ended": perf_counter()}}
+
+if __name__ == "__main__":
+    slots = at.Slots(gpus_per_trial=0, count=1, fresh={fresh})
+    result = at.run(train, {{"x": at.uniform(0.0, 1.0)}}, metric="score", mode="max", num_trials={count}, slots=slots,
+                    run_dir={folder!r} + "/run", progress=False)
+    times = sorted((trial.reports[0]["began"], trial.reports[0]["ended"]) for trial in result.trials)
+    print(*(after[0] - before[1] for before, after in zip(times, times[1:])))
+"""
+
+TORCH = """net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(net.parameters())
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    trial.track(net=net, optimizer=optimizer, scheduler=scheduler)
+    net(torch.zeros(8, 64)).sum().backward()
+    optimizer.step()
+    scheduler.step()"""
 
 IMPORT = """
 from time import perf_counter
@@ -181,6 +211,39 @@ def many_rows(count: int, repeat: int) -> list[Row]:
     return rows
 
 
+def hand_overs(imports: str, body: str, *, count: int, fresh: bool = False) -> list[float]:
+    """The seconds between trials of one slot, without the first two: by then all is imported."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = HAND_OVER.format(imports=imports, body=body, count=count, fresh=fresh, folder=folder)
+        return [float(seconds) for seconds in script(text, folder).split()[2:]]
+
+
+def hand_over_rows(count: int, repeat: int) -> list[Row]:
+    rows = []
+    for what, imports, body, budget in (
+        ("", "", "pass", 2.0),
+        (", with torch", "import torch", TORCH, 10.0),
+    ):
+        warm, fresh = in_turn(
+            repeat,
+            partial(hand_overs, imports, body, count=count),
+            partial(hand_overs, imports, body, count=10, fresh=True),
+        )
+        rows.append(
+            Row(
+                what=f"from one trial to the next in a warm worker{what}",
+                unit="ms",
+                median=statistics.median(chain(*warm)) * 1e3,
+                p99=p99(list(chain(*warm))) * 1e3,
+                beside="a fresh process each",
+                floor=statistics.median(chain(*fresh)) * 1e3,
+                budget=budget,
+                rule=f"<= {budget:g} ms",
+            )
+        )
+    return rows
+
+
 def start_rows(repeat: int) -> list[Row]:
     ready, python, package, numpy, everything, both = medians(
         repeat,
@@ -223,6 +286,7 @@ def main() -> None:
     shown = [
         *few_rows(20, given.repeat),
         *many_rows(200 if given.quick else 5000, given.repeat),
+        *hand_over_rows(20 if given.quick else 300, 1 if given.quick else 3),
         *start_rows(given.repeat),
     ]
     show(given, shown, packages=["msgspec", "loky"])

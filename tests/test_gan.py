@@ -279,7 +279,7 @@ def test_page_runs_a_strangers_markup(tmp_path: Path) -> None:
 def test_another_experiment_is_mixed_in(tmp_path: Path, plan: compare.Plan) -> None:
     arm(run(6.0), name="random").save(tmp_path / "random-0.json")
     with pytest.raises(SystemExit, match="another experiment"):
-        compare.compare(plan, dataclasses.replace(SETTING, runs=4), [0], tmp_path, measure_bare=False)
+        compare.compare(plan, dataclasses.replace(SETTING, runs=4), 1, [0], tmp_path, measure_bare=False)
 
 
 def test_summary_of_nothing_is_a_traceback(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Compare: random search, HyperOpt, HyperOpt with ASHA, and population-based training on one search space of a DCGAN.
 
     python examples/gan/compare.py --out results                                      # 8x8 digits, offline, minutes
-    python examples/gan/compare.py --out results --data mnist --data-dir FOLDER --steps 100
+    python examples/gan/compare.py --out results --data mnist --data-dir FOLDER --trials-per-gpu 4     # on every visible GPU
 
 What ends up in `--out`: a JSON file for each arm and seed, pictures, `table.md` and `report.html`. Arms that have
 their file are not run again, so the same command with more seeds adds to an experiment, and without any summarises it.
@@ -23,6 +23,7 @@ import model
 import pictures
 import score
 import table
+from asynctune.slots import resolve
 from outcome import Outcome, Run, Setting
 
 
@@ -82,7 +83,9 @@ def methods(steps: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def compare(plan: Plan, setting: Setting, seeds: list[int], out: Path, measure_bare: bool) -> None:
+def compare(
+    plan: Plan, setting: Setting, slots: int | at.Slots, seeds: list[int], out: Path, *, measure_bare: bool
+) -> None:
     """Run every arm with every seed, but for those that have their file in `out`."""
     space = search_space(setting.lr_scale)
     trainable = functools.partial(train, plan=plan)
@@ -103,7 +106,7 @@ def compare(plan: Plan, setting: Setting, seeds: list[int], out: Path, measure_b
                     metric="score",
                     mode="max",
                     num_trials=setting.runs,
-                    slots=setting.slots,
+                    slots=slots,
                     run_dir=run_dir,
                     seed=seed,
                     **method,
@@ -164,6 +167,7 @@ def arguments() -> argparse.Namespace:
         "--steps", type=int, default=300, help="iterations of a full run, at least 2 (default: %(default)s)"
     )
     parser.add_argument("--slots", type=int, default=2, help="runs at a time, a CPU core each (default: %(default)s)")
+    parser.add_argument("--trials-per-gpu", type=int, help="instead: so many at a time on every visible GPU")
     parser.add_argument("--seeds", default="0", help="as in 0,1,2; empty: only summarise (default: %(default)s)")
     parser.add_argument("--lr-scale", choices=["uniform", "log"], default="uniform", help="default: %(default)s")
     parser.add_argument("--bare", action="store_true", help="also time the same runs in processes without a tuner")
@@ -194,8 +198,14 @@ def main() -> None:
     name = f"gan-{args.data}-{args.runs}x{args.steps}-{args.lr_scale}"
     out = (args.out or Path("runs", name)).absolute()
     plan = Plan(args.data, args.data_dir, str(out / "cache"), args.steps)
-    setting = measured(plan, args.lr_scale, args.runs, args.slots)
-    compare(plan, setting, [int(seed) for seed in args.seeds.split(",") if seed], out, args.bare)
+    slots: int | at.Slots = args.slots
+    if args.trials_per_gpu is not None:
+        slots = at.Slots(trials_per_gpu=args.trials_per_gpu)
+        if args.bare:
+            raise SystemExit("--bare compares with processes on CPU cores: not with --trials-per-gpu")
+    setting = measured(plan, args.lr_scale, args.runs, len(resolve(slots)))
+    seeds = [int(seed) for seed in args.seeds.split(",") if seed]
+    compare(plan, setting, slots, seeds, out, measure_bare=args.bare)
     summarise(out)
 
 
