@@ -99,6 +99,13 @@ def test_no_import_points_up(path: Path) -> None:
         assert HEIGHT[other] <= HEIGHT[room], f"{module_of(path)} imports {other}, which lies above it"
 
 
+def test_slots_know_nothing_of_runs() -> None:
+    for path in SOURCES:
+        if room_of(path) == "slots":
+            rooms = {other for other, _ in imports(ast.parse(path.read_text(encoding="utf-8")))}
+            assert rooms <= {"slots", "errors"}, module_of(path)
+
+
 def test_no_exception_to_the_layers_is_left_over() -> None:
     used = {
         (room_of(path), other)
@@ -117,6 +124,10 @@ def test_no_module_needs_another_one_imported_first(module: str) -> None:
 def test_importing_asynctune_is_light() -> None:
     assert loaded_by("import asynctune") & (HEAVY | {"numpy", "asyncio"}) == set()
     assert loaded_by("import asynctune; [getattr(asynctune, name) for name in asynctune.__all__]") & HEAVY == set()
+
+
+def test_gpus_are_looked_for_when_they_are_asked_for() -> None:
+    assert "ctypes" not in loaded_by("import asynctune.slots; asynctune.slots.Slots()")
 
 
 def test_a_worker_starts_with_neither_numpy_nor_asyncio() -> None:

@@ -9,6 +9,7 @@ import pytest
 from asynctune.journal import encode, read
 from asynctune.records import Header, Reported
 from asynctune.rundir import JOURNAL
+from asynctune.slots import Slots, resolve, usable_cores
 
 RECORDS = [
     Header(metric="loss", mode="min", num_trials=2, seed=0, space={}, searcher="", scheduler="", slots=1),
@@ -88,7 +89,34 @@ def test_code_in_a_run_directory_is_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["mend"], ["repair"], ["repair", "a", "b"]])
+def test_the_slots_of_a_run_are_not_those_shown() -> None:
+    status, output, errors = command("slots", "--gpus-per-trial", 0, "--count", 2, "--cpus-per-trial", 1)
+    if usable_cores() < 2:
+        assert (status, errors[:30]) == (1, "asynctune: Slots(gpus_per_tria")
+        return
+    assert (status, errors) == (0, "")
+    lines = output.splitlines()
+    assert lines[0].startswith("GPUs: ")
+    assert f"  usable: {usable_cores()}" in lines
+    specs = resolve(Slots(gpus_per_trial=0, count=2, cpus_per_trial=1))
+    settings = [[f"    {name}={value}" for name, value in spec.environment.items()] for spec in specs]
+    assert lines[lines.index("Slots: 2") :] == [
+        "Slots: 2",
+        "  slot 0: CPU",
+        *settings[0],
+        "  slot 1: CPU",
+        *settings[1],
+    ]
+
+
+def test_wrong_slots_end_in_a_traceback() -> None:
+    status, _, errors = command("slots", "--count", 0)
+    assert (status, errors) == (1, "asynctune: count must be an integer >= 1, got 0\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["slots", "--count", "few"], ["slots", "4"], [], ["mend"], ["repair"], ["repair", "a", "b"]]
+)
 def test_a_wrong_command_does_something(words: list[str]) -> None:
     status, output, errors = command(*words)
     assert (status, output) == (2, "")
