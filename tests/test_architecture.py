@@ -18,7 +18,7 @@ LAYERS = [
     ["_wire", "space", "records", "rundir", "logs"],
     ["worker", "searchers", "slots", "population", "checkpoints", "references"],
     ["schedulers", "processes", "advisor", "lock", "journal", "results"],
-    ["study", "resume", "watch", "progress", "slot"],
+    ["study", "resume", "watch", "progress", "slot", "gate"],
     ["engine", "tuner"],
     ["report", "_run", "__main__"],
 ]

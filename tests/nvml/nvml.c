@@ -7,6 +7,7 @@
        gpu UUID                 a GPU begins; what follows is its own. Index: the order in the file
        name TEXT
        memory TOTAL USED        bytes
+       in_use PATH              USED is what this file holds now
        pci DOMAIN BUS DEVICE    hexadecimal
        mig enabled|disabled     without: it has no MIG mode
        part UUID INDEX GI CI    a MIG device of it begins
@@ -26,7 +27,7 @@ enum {
 };
 
 typedef struct device {
-    char uuid[128], name[128];
+    char uuid[128], name[128], in_use[512];
     unsigned long long total, used;
     unsigned domain, bus, slot;
     int mig; /* 0: there is no such mode, 1: disabled, 2: enabled */
@@ -87,6 +88,8 @@ static void describe(void)
             strcpy(now->name, value);
         else if (!strcmp(key, "memory") && sscanf(value, "%llu %llu", &now->total, &now->used) == 2)
             ;
+        else if (!strcmp(key, "in_use"))
+            strcpy(now->in_use, value);
         else if (!strcmp(key, "pci") && sscanf(value, "%x %x %x", &now->domain, &now->bus, &now->slot) == 3)
             ;
         else if (!strcmp(key, "mig") && sscanf(value, "%15s", mode) == 1)
@@ -220,7 +223,14 @@ nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned int len
 
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 {
+    FILE *file;
     ASKED(device, memory);
+    if (device->in_use[0]) {
+        file = fopen(device->in_use, "r");
+        if (file == NULL || fscanf(file, "%llu", &device->used) != 1)
+            abort();
+        fclose(file);
+    }
     *memory = (nvmlMemory_t){device->total, device->total - device->used, device->used};
     return SUCCESS;
 }
