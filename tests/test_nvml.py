@@ -185,6 +185,8 @@ FASTEST = " ".join(uuid.removeprefix("GPU-") for uuid in (TWO, THREE, ONE))
         (MIXED, {"CUDA_VISIBLE_DEVICES": "-1"}, []),
         (MIXED, {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, []),
         (gpu(ONE, 2) + gpu(TWO, 1), {"CUDA_VISIBLE_DEVICES": "0"}, [TWO]),
+        # Whole GPUs, then the first MIG device of each of the others; the first has none.
+        (gpu(THREE, 1, "mig enabled") + SLICED, {"CUDA_VISIBLE_DEVICES": "1,0"}, [MIG[0], ONE]),
     ],
 )
 def test_numbers_mean_other_gpus_than_to_cuda(

@@ -1,5 +1,6 @@
 """CUDA_VISIBLE_DEVICES and ROCm's variables: which GPUs they leave, rule by rule."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,13 @@ def test_rocm_would_see_other_gpus(amd: Path, settings: dict[str, str], expected
     # A worker inherits ROCR_VISIBLE_DEVICES, so that its numbers count what that leaves.
     behind = find({ROCR: settings[ROCR]} if ROCR in settings else {}, amd).visible
     assert [behind[int(gpu.token)].label for gpu in found.visible] == expected
+
+
+def test_an_abbreviation_of_nothing_names_an_amd_gpu(amd: Path) -> None:
+    for node in ("2", "3", "11"):
+        shutil.rmtree(amd / "sys/class/kfd/kfd/topology/nodes" / node)
+    assert len(find({ROCR: "GPU-A"}, amd).visible) == 1
+    assert find({ROCR: "GPU-"}, amd).visible == ()
 
 
 def test_a_screens_gpu_is_taken_where_nobody_has_rocm(amd: Path) -> None:
