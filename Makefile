@@ -10,7 +10,7 @@ BENCHMARKS := report trials memory journal
 PLOTTED := core scale
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all lint compile debug sanitized asan fuzz torture bench bench-peers clean
+.PHONY: demo test test-all test-gpu lint compile debug sanitized asan fuzz torture bench bench-peers clean
 
 demo: $(CORE)  ## the four methods side by side on a small DCGAN, a few minutes; a second time it only summarises
 	$(PY) examples/gan/compare.py --out examples/gan/out --runs 16 --steps 150
@@ -20,6 +20,9 @@ test: $(CORE)  ## what runs on every change: two files at a time, since half of 
 
 test-all: $(CORE)  ## the slow tests; none collected (pytest's status 5) is no failure
 	$(PY) -m pytest -m "slow and not gpu" || { status=$$?; [ $$status -eq 5 ] && echo "there are no slow tests" || exit $$status; }
+
+test-gpu: $(CORE)  ## what only a GPU can show; ASYNCTUNE_MNIST names the folder of MNIST's four idx gzip files
+	$(PY) -m pytest -m gpu -rs
 
 lint: $(READY)
 	$(PY) -m ruff check .
