@@ -655,13 +655,6 @@ def test_records_are_appended_to_a_journal_that_nobody_read(tmp_path: Path) -> N
     assert list(read(tmp_path / JOURNAL)) == [HEADER]
 
 
-@pytest.mark.parametrize("words", [{"resume": "yes"}, {"resume": None}, {"durability": "disk"}, {"durability": True}])
-def test_a_wrong_word_is_taken(tmp_path: Path, words: dict[str, Any]) -> None:
-    [(name, value)] = words.items()
-    with pytest.raises(InvalidArgument, match=f"{name} must be .*, got {value!r}"):
-        Journal(tmp_path / JOURNAL, **words)
-
-
 def test_a_replay_that_fails_changes_the_journal(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     data = whole(*RECORDS) + b"torn"

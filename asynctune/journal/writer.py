@@ -53,7 +53,7 @@ class Journal:
         empty: there is no record yet; before `replay`, no byte.
 
     Raises (on entry):
-        InvalidArgument: an argument breaks its rule, or another process has the directory.
+        InvalidArgument: `resume` does not fit what is there, or another process has the directory.
         JournalError: the file cannot be opened.
     """
 
@@ -64,10 +64,6 @@ class Journal:
         resume: bool | Literal["auto"] = False,
         durability: Literal["process", "power"] = "process",
     ) -> None:
-        if resume not in (False, True, "auto"):
-            raise InvalidArgument(f"resume must be False, True or 'auto', got {resume!r}")
-        if durability not in ("process", "power"):
-            raise InvalidArgument(f"durability must be 'process' or 'power', got {durability!r}")
         self.path = Path(path)
         self.lock = -1
         self.empty = True
