@@ -1,11 +1,16 @@
-"""Small runs with real worker processes, as several test files need them."""
+"""Small runs, with real worker processes or written down as records, as several test files need them."""
 
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import asynctune as at
+from asynctune.journal import encode
+from asynctune.records import Record
+from asynctune.rundir import JOURNAL
 
-__all__ = ["climb", "local", "options"]
+__all__ = ["climb", "local", "options", "write_journal"]
 
 
 def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
@@ -35,3 +40,8 @@ def climb(trial: at.Trial) -> None:
     for _ in trial.steps(9):
         total += trial.config["x"]
         trial.report(score=total)
+
+
+def write_journal(run_dir: Path, records: Iterable[Record]) -> None:
+    """A run as it would have been written down, `records` beginning with the `Header`."""
+    (run_dir / JOURNAL).write_bytes(b"".join(map(encode, records, count())))

@@ -24,12 +24,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import asynctune.journal
 import asynctune.lock
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
 from asynctune.journal import (
     MAX_LINE,
-    PORTION,
     Follower,
     Journal,
     decode,
@@ -39,6 +37,8 @@ from asynctune.journal import (
     repair,
     scan,
 )
+from asynctune.journal.line import is_intact
+from asynctune.journal.reader import PORTION
 from asynctune.records import (
     Action,
     Decided,
@@ -655,13 +655,6 @@ def test_records_are_appended_to_a_journal_that_nobody_read(tmp_path: Path) -> N
     assert list(read(tmp_path / JOURNAL)) == [HEADER]
 
 
-@pytest.mark.parametrize("words", [{"resume": "yes"}, {"resume": None}, {"durability": "disk"}, {"durability": True}])
-def test_a_wrong_word_is_taken(tmp_path: Path, words: dict[str, Any]) -> None:
-    [(name, value)] = words.items()
-    with pytest.raises(InvalidArgument, match=f"{name} must be .*, got {value!r}"):
-        Journal(tmp_path / JOURNAL, **words)
-
-
 def test_a_replay_that_fails_changes_the_journal(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     data = whole(*RECORDS) + b"torn"
@@ -1059,15 +1052,14 @@ def test_a_line_that_is_finished_while_it_is_looked_at_is_damage(
     path = tmp_path / JOURNAL
     line = encode(report(7), len(RECORDS))
     path.write_bytes(whole(*RECORDS) + line[:20])
-    intact = asynctune.journal._intact
 
     def slow(looked_at: bytes) -> bool:
         if looked_at == line[:20]:
             with path.open("ab") as file:
                 file.write(line[20:] + encode(report(8), len(RECORDS) + 1))
-        return intact(looked_at)
+        return is_intact(looked_at)
 
-    monkeypatch.setattr(asynctune.journal, "_intact", slow)
+    monkeypatch.setattr("asynctune.journal.reader.is_intact", slow)
     follower = Follower(path)
     assert follower.read() == RECORDS
     assert follower.read() == [report(7), report(8)]

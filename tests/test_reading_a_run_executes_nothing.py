@@ -12,7 +12,6 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import numpy as np
 import pytest
 
 from asynctune.errors import InvalidArgument
-from asynctune.journal import encode
 from asynctune.progress import Board
 from asynctune.records import (
     Action,
@@ -38,10 +36,11 @@ from asynctune.records import (
     Suggested,
     TrialState,
 )
-from asynctune.report.style import SCRIPT
 from asynctune.results import Result
 from asynctune.rundir import CHECKPOINTS, JOURNAL, TRIALS, log_file
 from asynctune.worker.checkpoint import _seal, damage
+from tests.pages import inert
+from tests.runs import write_journal
 
 #: Markup, an ANSI escape, line ends, marks of direction, formulas: whatever it is shown by is to take it for text.
 EVIL = (
@@ -58,11 +57,6 @@ NAMES = [
     "~/x",
     "0-0-1\n",
 ]  # of checkpoints
-
-
-def write_journal(run_dir: Path, records: Iterable[Record]) -> None:
-    """The one place that knows what a line of the journal looks like."""
-    (run_dir / JOURNAL).write_bytes(b"".join(encode(record, number) for number, record in enumerate(records)))
 
 
 def records(checkpoints: Iterable[str]) -> list[Record]:
@@ -306,68 +300,9 @@ def test_a_hostile_run_directory_executes_something_or_is_left(hostile: Path, tm
         assert text.replace("\n", "").isprintable(), f"this steers a terminal: {text!r}"
     assert [kind for kind, _ in frames] == ["Error"] * 8 + ["Lost"] * 2
     assert frames[8][1] == "it is a link"
-    check_inert((out / "report.html").read_text(encoding="utf-8"))
-
-
-class Page(HTMLParser):
-    """A page as a browser would take it apart."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts = ""
-        self._inside = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts += data
-
-    def handle_comment(self, data: str) -> None:
-        raise AssertionError("a comment that nobody wrote")
-
-
-def check_inert(page: str) -> None:
-    """Nothing runs but the page's own script, and nothing is loaded."""
-    parsed = Page(page)
-    assert parsed.scripts == SCRIPT
-    tags = [tag for tag, _ in parsed.elements]
-    assert tags.count("script") == 1
-    assert {
-        "img",
-        "iframe",
-        "object",
-        "embed",
-        "link",
-        "base",
-        "form",
-        "a",
-        "foreignobject",
-        "use",
-        "image",
-    }.isdisjoint(tags)
-    names = {name for _, attributes in parsed.elements for name in attributes}
-    assert not any(name.startswith("on") for name in names)
-    assert {"href", "src", "srcdoc", "style", "action", "xlink:href"}.isdisjoint(names)
-    [policy] = [attributes["content"] or "" for _, attributes in parsed.elements if "http-equiv" in attributes]
-    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules.pop("script-src").startswith("'sha256-")
-    assert rules == {
-        "default-src": "'none'",
-        "style-src": "'unsafe-inline'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert "alert(1)" in page, "the hostile text is not there at all"
-    assert page.replace("\n", "").isprintable()
+    inert(page)
 
 
 def test_a_pipe_in_place_of_the_journal_is_waited_for(tmp_path: Path) -> None:

@@ -1,10 +1,6 @@
-import base64
-import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
-from html.parser import HTMLParser
-from itertools import count
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asynctune.journal import encode
 from asynctune.records import (
     Failed,
     Finished,
@@ -30,7 +25,8 @@ from asynctune.report import render
 from asynctune.report.page import _scale
 from asynctune.report.svg import Categories, Linear, Log, Scale
 from asynctune.results import Result
-from asynctune.rundir import JOURNAL
+from tests.pages import Page, inert
+from tests.runs import write_journal
 
 EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[2J\x00"
 
@@ -63,73 +59,26 @@ def trial(
     ]
 
 
-class Page(HTMLParser):
-    """The elements of a page, each with its attributes, and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.scripts: list[str] = []
-        self._inside = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts.append(data)
-        elif self._inside != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
-
-
-ELEMENTS = re.compile(
-    r"html|head|meta|title|style|body|main|h[123]|div|b|p|section|dl|dt|dd|figure|svg|line|text|polyline|circle|span|i"
-    r"|table|thead|tbody|tr|th|td|script"
-)
-
 Show = Callable[..., str]
 
 
 @pytest.fixture
 def show(tmp_path: Path) -> Show:
     def show(*records: Record, header: Header = HEADER) -> str:
-        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records], count())))
+        write_journal(tmp_path, [header, *records])
         return render(Result.load(tmp_path))
 
     return show
 
 
 def check(page: str) -> Page:
-    """The page is inert but for its own script, loads nothing, and its figures are well-formed with finite coordinates."""
-    parsed = Page(page)
-    for tag, attributes in parsed.elements:
-        assert ELEMENTS.fullmatch(tag)
-        assert not any(name.startswith("on") or name in ("src", "href", "style", "srcdoc") for name in attributes)
-    [script] = parsed.scripts
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    [policy] = [attributes["content"] for _, attributes in parsed.elements if "http-equiv" in attributes]
-    assert policy is not None
-    assert policy.startswith("default-src 'none'")
-    assert f"script-src 'sha256-{digest}'" in policy
-    assert "url(" not in page
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", page)
+    """The page, which is inert, and whose figures are well-formed with finite coordinates."""
     for figure in re.findall(r"<figure>(.*?)</figure>", page, re.DOTALL):
         for element in ElementTree.fromstring(figure).iter():
             for name in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "points"):
                 for number in element.get(name, "0").replace(",", " ").split():
                     assert math.isfinite(float(number))
-    return parsed
+    return inert(page)
 
 
 def test_a_page_says_what_a_run_found(show: Show) -> None:

@@ -30,6 +30,7 @@ from asynctune.records import (
 )
 from asynctune.results import Result, Segment, flat
 from asynctune.rundir import CHECKPOINTS, JOURNAL, log_file
+from tests.runs import write_journal
 
 HEADER = Header(
     metric="acc",
@@ -72,7 +73,7 @@ def load(tmp_path: Path) -> Load:
     """Writes records as a run and loads it."""
 
     def load(*records: Record, header: Header = HEADER) -> Result:
-        (tmp_path / JOURNAL).write_bytes(b"".join(map(encode, [header, *records], count())))
+        write_journal(tmp_path, [header, *records])
         return Result.load(tmp_path)
 
     return load

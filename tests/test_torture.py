@@ -16,6 +16,7 @@ from asynctune.rundir import CHECKPOINTS, JOURNAL
 from tests.faults import ROOT, Drive, Driver, Fault
 from tests.faults.oracle import Remains, complaints, table
 from tests.faults.scenarios import SCENARIOS
+from tests.runs import write_journal
 
 
 def test_something_is_lost() -> None:
@@ -47,10 +48,9 @@ def finished(driver: Driver, tmp_path: Path) -> tuple[Drive, str]:
 
 def rewrite(drive: Drive, change: Callable[[list[Record]], object]) -> None:
     """Change the records of a journal, whose lines are intact afterwards."""
-    path = drive.run_dir / JOURNAL
-    records = list(journal.read(path))
+    records = list(journal.read(drive.run_dir / JOURNAL))
     change(records)
-    path.write_bytes(b"".join(journal.encode(record, number) for number, record in enumerate(records)))
+    write_journal(drive.run_dir, records)
 
 
 def reports(records: list[Record]) -> list[int]:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import pytest
 
 import asynctune as at
-from asynctune import journal
 from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed
+from asynctune.journal import Journal, writer
 from asynctune.records import Record, Reported, Saved, TrialState
 from tests.runs import climb, local, options
 
@@ -491,15 +491,15 @@ def test_a_worker_that_still_loads_does_not_hold_up_the_end(tmp_path: Path) -> N
 
 def test_reports_do_not_fill_the_memory_while_the_disk_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = []
-    append = journal.Journal.append
+    append = Journal.append
 
-    def counted(self: journal.Journal, record: Record) -> None:
+    def counted(self: Journal, record: Record) -> None:
         append(self, record)
         waiting.append(len(self._lines))
 
-    monkeypatch.setattr(journal.Journal, "append", counted)
-    monkeypatch.setattr(journal, "BACKLOG", 100)
-    monkeypatch.setattr(journal, "GATHER", 0.1)
+    monkeypatch.setattr(Journal, "append", counted)
+    monkeypatch.setattr(writer, "BACKLOG", 100)
+    monkeypatch.setattr(writer, "GATHER", 0.1)
 
     @local
     def train(trial: at.Trial) -> None:
