@@ -120,7 +120,7 @@ class Engine:
         self._checkpoint_every = checkpoint_every
         self._loop = asyncio.get_running_loop()
         self._origin = monotonic_ns()
-        self._waiting: list[asyncio.Future[None]] = []  # slots, for something to do
+        self._changed = asyncio.Event()  # set for a moment only: who waits then is woken
         self._open = False
         self._task: asyncio.Task[Any] | None = None
         self._error: Exception | None = None
@@ -645,15 +645,12 @@ class Engine:
         self._timers[call] = self._loop.call_later(seconds, self._guarded, call)
 
     async def _change(self) -> None:
-        """Wait for a record that may give a slot something to do."""
-        change = self._loop.create_future()
-        self._waiting.append(change)
-        await change
+        """Wait for what may give a slot something to do."""
+        await self._changed.wait()
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for change in waiting:
-            resolve(change)
+        self._changed.set()
+        self._changed.clear()
         if self._study.done:
             for slot in self._slots:
                 if slot.worker is not None and slot.loading:

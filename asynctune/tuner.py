@@ -123,7 +123,9 @@ class Tuner:
             raise InvalidArgument(f"durability must be 'process' or 'power', got {durability!r}")
         if self.inline and durability == "power":
             raise InvalidArgument('durability="power" needs workers that can wait, got slots="inline"')
-        if resume not in (False, True, "auto"):
+        if (
+            resume is not False and resume is not True and resume != "auto"
+        ):  # 1 == True, but is not what `is True` finds
             raise InvalidArgument(f"resume must be False, True or 'auto', got {resume!r}")
         if resume and run_dir is None:
             raise InvalidArgument(f"resume={resume!r} needs a run_dir")

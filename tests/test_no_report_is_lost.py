@@ -25,13 +25,14 @@ def driver() -> Iterator[Driver]:
 
 
 def sample(crashes: Crashes, count: int, *, again: bool) -> list[str]:
-    """Complaints about deaths at `count` points, drawn from a seed."""
+    """Complaints about deaths at `count` points, drawn from a seed; beside workers a run may have fewer than the one that counted them."""
     draw = random.Random(f"{crashes.scenario} {crashes.slots}")
     wrong: list[str] = []
-    for _ in range(count):
+    for _ in range(10 * count):
         wrong += crashes.at(crashes.some_point(draw), draw.choice(KILLS), again=draw if again else None) or []
-    assert crashes.survived or wrong, "nobody died"
-    return wrong
+        if wrong or crashes.survived == count:
+            return wrong
+    raise AssertionError(f"{crashes.survived} of {count} died")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -115,6 +115,7 @@ def test_another_run_is_resumed(tmp_path: Path, change: dict[str, Any], words: s
     [
         ({"resume": True, "run_dir": None}, "resume=True needs a run_dir"),
         ({"resume": "yes"}, "resume must be False, True or 'auto', got 'yes'"),
+        ({"resume": 1}, "resume must be False, True or 'auto', got 1"),
         ({"durability": "none"}, "durability must be 'process' or 'power', got 'none'"),
         ({"report_timeout": 0}, "report_timeout must be a positive number of seconds, got 0"),
         ({"trial_timeout": -1.0}, "trial_timeout must be a positive number of seconds, got -1.0"),
@@ -136,14 +137,21 @@ def test_what_the_time_budget_paused_stays_paused(tmp_path: Path) -> None:
         if trial.restored is not None:
             total = float((trial.restored / "total").read_text())
         trial.on_save(lambda directory: (directory / "total").write_text(repr(total)))
-        for _ in trial.steps(9):
-            time.sleep(0.05)
+        for step in trial.steps(9):
+            while step == 2 and not used_up.exists():
+                time.sleep(0.01)
             total += 1.0
             trial.report(score=total)
 
-    paused = at.run(slow, SPACE, **options(tmp_path, num_trials=2, time_budget=0.3))
+    used_up = tmp_path / "used up"
+
+    def watch(record: Record) -> None:
+        if record.kind == "stopping":
+            used_up.touch()
+
+    paused = at.run(slow, SPACE, **options(tmp_path, num_trials=2, time_budget=2, callbacks=[watch]))
     assert {trial.state for trial in paused.trials} == {PAUSED}
-    assert paused.stopping == "the time budget of 0.3 s is used up"
+    assert paused.stopping == "the time budget of 2 s is used up"
     result = at.run(slow, SPACE, **options(tmp_path, num_trials=2, time_budget=60), resume=True)
     assert [trial.state for trial in result.trials] == [COMPLETED] * 2
     assert [[report["score"] for report in trial.reports] for trial in result.trials] == [list(range(1, 10))] * 2
