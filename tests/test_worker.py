@@ -23,7 +23,9 @@ import pytest
 from asynctune import _wire as wire
 from asynctune.errors import InvalidArgument, TrialEnded
 from asynctune.processes import InlineWorker
-from asynctune.worker.checkpoint import MANIFEST, Checkpoints, damage, transplant
+from asynctune.worker import state
+from asynctune.worker.checkpoint import MANIFEST, damage
+from asynctune.worker.hyperparameters import transplant
 from asynctune.worker.job import run_job
 from asynctune.worker.session import Session
 from asynctune.worker.trial import Trial
@@ -33,6 +35,8 @@ Answer = Callable[[Any], list[wire.ToWorker]]
 
 class Driver:
     """A channel whose other end answers each frame with what `answer` makes of it."""
+
+    shared = False
 
     def __init__(self, answer: Answer = lambda frame: [], awaited: Callable[[], object] = lambda: None) -> None:
         self.sent: list[Any] = []
@@ -483,7 +487,7 @@ def test_a_pause_saves_and_goes_on_in_place(run: Runner) -> None:
 
     driver = run(train, Driver(answer), until=2)
     assert driver.names() == ["Report", "Report", "Saved", "Report", "Done"]
-    assert driver.sent[2] == wire.Saved(1, 2, "7-0-2", size_of(run.checkpoints / "7-0-2"))
+    assert driver.sent[2] == wire.Saved(1, 2, "7-0-2", size_of(run.checkpoints / "7-0-2"), paused=True)
 
 
 def test_a_paused_trial_that_is_not_wanted_leaves(run: Runner) -> None:
@@ -643,7 +647,7 @@ def test_what_is_tracked_is_restored_without_unpickling(run: Runner) -> None:
             trial.report(loss=1)
 
     path = saved(run, train)
-    assert {file.name for file in path.iterdir()} == {"state.msgpack", MANIFEST}
+    assert {file.name for file in path.iterdir()} == {"state.msgpack", "generators.json", MANIFEST}
     counter = Counter()
 
     def again(trial: Trial) -> None:
@@ -696,7 +700,7 @@ def test_a_pause_with_nothing_to_save_makes_no_checkpoint(run: Runner) -> None:
             trial.report(loss=1)
 
     driver = run(train, Driver(pause_and_end(1)))
-    assert driver.sent[1] == wire.Saved(1, 1, None)
+    assert driver.sent[1] == wire.Saved(1, 1, None, paused=True)
     assert not run.checkpoints.exists()
 
 
@@ -712,7 +716,7 @@ def test_a_later_attempt_replaces_a_checkpoint_of_the_same_name(run: Runner) -> 
                 trial.report(loss=1)
 
         path = saved(run, train)
-    assert {file.name for file in path.iterdir()} == {"second", MANIFEST}
+    assert {file.name for file in path.iterdir()} == {"second", "generators.json", MANIFEST}
     assert list(run.checkpoints.iterdir()) == [path]
 
 
@@ -902,7 +906,7 @@ def test_a_state_in_an_older_format_of_torchs_is_read(run: Runner) -> None:
     import torch
 
     def write(path: Path) -> None:
-        torch.save({"state": {}, "optimizers": {}}, path / "state.pt", _use_new_zipfile_serialization=False)
+        torch.save({"state": {}, "built": {}}, path / "state.pt", _use_new_zipfile_serialization=False)
 
     def train(trial: Trial) -> None:
         trial.on_save(write)
@@ -1123,7 +1127,7 @@ def test_a_state_that_torch_would_not_load_again_is_refused_at_the_first_save(
 ) -> None:
     import torch
 
-    monkeypatch.setattr(Checkpoints, "_checked", False)  # as in a fresh worker
+    monkeypatch.setattr(state, "_checked", False)  # as in a fresh worker
 
     def train(trial: Trial) -> None:
         trial.track(net=torch.nn.Linear(1, 1), other=Counter(np.zeros(3)))

@@ -5,7 +5,7 @@ import select
 import signal
 import socket
 import sys
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 from collections import deque
 from time import monotonic
 from typing import NoReturn, Protocol
@@ -19,7 +19,13 @@ LOOK_EVERY = 0.001
 
 
 class Channel(Protocol):
-    """Frames to and from the driver, in order."""
+    """Frames to and from the driver, in order.
+
+    Attributes:
+        shared: whether `send` may be called by several threads.
+    """
+
+    shared: bool
 
     def send(self, frame: FromWorker, *more: FromWorker) -> None:
         """Send a frame, or several at once: that wakes the driver once."""
@@ -34,8 +40,11 @@ class Channel(Protocol):
 class SocketChannel:
     """A channel over a connected stream socket. Where the driver has gone, the process ends, wherever that is noticed."""
 
+    shared = True
+
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._sending = allocate_lock()  # a frame that does not fit at once goes in pieces
         self._decoder = Decoder[ToWorker](ToWorker)
         self._frames: deque[ToWorker] = deque()
         self._readable = select.poll()
@@ -47,7 +56,8 @@ class SocketChannel:
         for each in more:
             data += encode(each)
         try:
-            self._socket.sendall(data)
+            with self._sending:
+                self._socket.sendall(data)
         except OSError:
             leave()
 

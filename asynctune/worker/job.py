@@ -35,6 +35,8 @@ def run_job(function: Callable[[Trial], object], run: Run, channel: Channel) -> 
             result = function(Trial(session))
         except TrialEnded:
             result = None
+        finally:
+            session.finish()
         busy = monotonic() - began - session.away
         reports = _reports(result, session)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the driver hears of it, whatever it is
@@ -42,7 +44,7 @@ def run_job(function: Callable[[Trial], object], run: Run, channel: Channel) -> 
         channel.send(error_frame(run.job, error, busy, start))
         return None
     flush()
-    done = Done(run.job, session.ended, session.checkpoints.saveable, busy, (start, _log_size()))
+    done = Done(run.job, session.ended, session.tracked.saveable, busy, (start, _log_size()))
     channel.send(*reports, done)  # both at once wake the driver once
     return session
 
