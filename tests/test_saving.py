@@ -178,22 +178,32 @@ def test_a_trial_in_this_process_sends_from_another_thread(run: Runner) -> None:
     assert threads == {"MainThread"}
 
 
-def test_frames_of_two_threads_run_into_each_other() -> None:
+def test_frames_of_two_threads_run_into_each_other(run: Runner) -> None:
     ours, theirs = socket.socketpair()
-    channel = SocketChannel(theirs)
-    frames = [wire.Error(job, "", text * 200_000) for job, text in ((1, "a"), (2, "b"))]
-    senders = [threading.Thread(target=channel.send, args=[frame] * 40) for frame in frames]
+    saves: list[Path] = []
+    large: dict[str, Any] = {f"{number:0200}": 0.5 for number in range(990)}  # more than the socket takes at once
+
+    def train(trial: Trial) -> None:
+        trial.on_save(saves.append)
+        for _ in trial.steps(10**6):
+            trial.report(large, loss=1)
+            if len(saves) == 10:
+                break
+
+    def job() -> None:
+        run.start(train, SocketChannel(theirs), **ALWAYS)
+        theirs.shutdown(socket.SHUT_WR)
+
+    worker = threading.Thread(target=job)
     with ours, theirs:
-        for sender in senders:
-            sender.start()
-        data = b""
-        while len(data) < 40 * sum(len(wire.encode(frame)) for frame in frames):
-            data += ours.recv(2**20)
-        for sender in senders:
-            sender.join()
-    got = wire.Decoder[Any](wire.FromWorker).feed(data)
-    assert sorted(frame.job for frame in got) == [1] * 40 + [2] * 40
-    assert all(frame in frames for frame in got)
+        worker.start()
+        data = b"".join(iter(lambda: ours.recv(2**12), b""))
+        worker.join()
+    frames = wire.Decoder[Any](wire.FromWorker).feed(data)
+    steps = [frame.step for frame in frames if isinstance(frame, wire.Report)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert sum(isinstance(frame, wire.Saved) for frame in frames) == 10
+    assert isinstance(frames[-1], wire.Done)
 
 
 def test_a_checkpoint_that_crosses_a_pause_passes_for_it(tmp_path: Path) -> None:
@@ -331,7 +341,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_a_worker_waits_for_the_disk_when_it_need_not(run: Runner, synced: list[str], durable: bool) -> None:
     path = saved(run, counting(1), durable=durable)
     making = {name.replace(f"{path.parent}/.7-0-1.{os.getpid()}", str(path)) for name in synced}
-    files = {"state.pt", "generators.json", "manifest.msgpack"}
+    files = {"state.pt", "manifest.msgpack"}
     assert making == ({str(path.parent), str(path), *(str(path / name) for name in files)} if durable else set())
 
 

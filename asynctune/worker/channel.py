@@ -5,7 +5,7 @@ import select
 import signal
 import socket
 import sys
-from _thread import allocate_lock, start_new_thread
+from _thread import start_new_thread
 from collections import deque
 from time import monotonic
 from typing import NoReturn, Protocol
@@ -22,7 +22,7 @@ class Channel(Protocol):
     """Frames to and from the driver, in order.
 
     Attributes:
-        shared: whether `send` may be called by several threads.
+        shared: whether another thread than the job's may `send` too, as long as one does at a time.
     """
 
     shared: bool
@@ -44,7 +44,6 @@ class SocketChannel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._sending = allocate_lock()  # a frame that does not fit at once goes in pieces
         self._decoder = Decoder[ToWorker](ToWorker)
         self._frames: deque[ToWorker] = deque()
         self._readable = select.poll()
@@ -56,8 +55,7 @@ class SocketChannel:
         for each in more:
             data += encode(each)
         try:
-            with self._sending:
-                self._socket.sendall(data)
+            self._socket.sendall(data)
         except OSError:
             leave()
 

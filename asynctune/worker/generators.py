@@ -1,22 +1,16 @@
-"""Generators: the random numbers to come. Those of the generators that all code in a process shares are a file of each checkpoint.
+"""Generators: the random numbers to come, as text.
 
-These are Python's `random`, numpy's global generator, torch's, and torch's of each CUDA device, where they are loaded. States are kept as
-JSON: it holds integers of 128 bits, as numpy's have, and is read back in a process that has loaded neither.
+All code in a process shares Python's `random`, numpy's global generator, torch's, and torch's of each CUDA device. The text is JSON: it
+holds integers of 128 bits, as numpy's states have, and torch can be asked to load it without unpickling anything.
 """
 
-import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["accessors", "drawn", "restore", "write"]
-
-_FILE = "generators.json"
+__all__ = ["accessors", "drawn", "restore"]
 
 
 class _States(msgspec.Struct, omit_defaults=True):
@@ -26,8 +20,8 @@ class _States(msgspec.Struct, omit_defaults=True):
     cuda: list[bytes] = []
 
 
-def drawn() -> bytes:
-    """How far the shared generators have been drawn from, for `write`; empty where none is loaded."""
+def drawn() -> str:
+    """How far the shared generators that are loaded have been drawn from, for `restore`; empty: none is loaded."""
     states = _States()
     if random := sys.modules.get("random"):
         states.python = random.getstate()
@@ -37,23 +31,14 @@ def drawn() -> bytes:
         states.torch = torch.get_rng_state().numpy().tobytes()
         if torch.cuda.is_initialized():
             states.cuda = [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
-    return b"" if states == _States() else _encode(states)
+    return "" if states == _States() else _encode(states).decode()
 
 
-def write(directory: "Path", states: bytes) -> None:
-    """Write what `drawn` returned into a checkpoint."""
-    if states:
-        with open(directory / _FILE, "xb") as file:
-            file.write(states)
-
-
-def restore(checkpoint: str) -> None:
-    """Let the shared generators go on from where they were when the checkpoint was made."""
-    try:
-        with open(os.path.join(checkpoint, _FILE), "rb") as file:
-            states = msgspec.json.decode(file.read(), type=_States)
-    except FileNotFoundError:
+def restore(drawn: str) -> None:
+    """Let the shared generators go on from where they were."""
+    if not drawn:
         return
+    states = msgspec.json.decode(drawn, type=_States)
     if states.python is not None:
         import random
 

@@ -1,5 +1,6 @@
 """Session: one assignment as it stands. What was reported, what the driver asks for, and when that takes effect."""
 
+from _thread import allocate_lock
 from collections.abc import Callable
 from time import monotonic
 
@@ -32,10 +33,16 @@ class Session:
         self._paused = False
         self._saved = monotonic()
         self._errand: _Errand | None = None  # a checkpoint that is being written while training goes on
+        self._sending = allocate_lock()  # for then: a frame may go in pieces, and nothing between them
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Send a report, and take note of what has arrived meanwhile."""
-        self._channel.send(Report(self.run.job, step, metrics))
+        report = Report(self.run.job, step, metrics)
+        if self._errand is None:
+            self._channel.send(report)
+        else:
+            with self._sending:
+                self._channel.send(report)
         self.step = step
         self.reported = True
         if self._until is not None and step >= self._until:
@@ -86,8 +93,14 @@ class Session:
             return  # a disk that is slower than `checkpoint_every`
         self.finish()
         step, complete = self.step, self.tracked.prepare(self.step, later=True)
+
+        def write() -> None:
+            name, size = complete()
+            with self._sending:
+                self._channel.send(Saved(self.run.job, step, name, size))
+
         self._saved = monotonic()
-        self._errand = _Errand(lambda: self._channel.send(Saved(self.run.job, step, *complete())))
+        self._errand = _Errand(write)
 
     def _obey(self, frame: ToWorker) -> None:
         match frame:

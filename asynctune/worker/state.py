@@ -1,7 +1,7 @@
-"""State: what a trial tracks, as one file of a checkpoint, and back.
+"""State: what a trial tracks, and its random numbers to come, as one file of a checkpoint, and back.
 
-`state.pt` is torch.save's where torch is loaded, `state.msgpack` is MessagePack with numpy's arrays in numpy's own file format.
-Neither is unpickled: torch.load(weights_only=True).
+`state.pt` is torch.save's, where torch is loaded and something is tracked; `state.msgpack` is MessagePack, with numpy's arrays in numpy's
+own file format. Neither is unpickled: torch.load(weights_only=True).
 """
 
 import os
@@ -25,10 +25,11 @@ _checked = False
 
 
 class Snapshot(NamedTuple):
-    """The state of all that is tracked."""
+    """The state of a trial."""
 
-    state: dict[str, Any]  # name -> state_dict, or what else it gave
-    built: dict[str, tuple[str, list[Group]]]  # optimizers and schedulers -> class, and what the constructor set
+    state: dict[str, Any] = {}  # noqa: RUF012 - what is tracked -> its state_dict, or what else it gave
+    built: dict[str, tuple[str, list[Group]]] = {}  # noqa: RUF012 - optimizers and schedulers -> class, and what the constructor set
+    drawn: str = ""  # the shared random number generators
 
 
 def copied(value: Any, copies: dict[Any, Any] | None = None) -> Any:
@@ -67,7 +68,7 @@ def write(directory: "Path", snapshot: Snapshot) -> None:
         FileExistsError: there is one.
     """
     contents = _plain(snapshot._asdict())
-    if torch := sys.modules.get("torch"):
+    if snapshot.state and (torch := sys.modules.get("torch")):
         path = directory / "state.pt"
         # Given the path, torch writes by itself, and says of a full disk that it is an error.
         with open(path, "xb") as file:
@@ -104,22 +105,20 @@ def read(checkpoint: str) -> Snapshot:
 
     Raises `InvalidArgument` for a file that `torch.save` would not have written.
     """
-    path = os.path.join(checkpoint, "state.pt")
+    path = os.path.join(checkpoint, "state.msgpack")
     if os.path.exists(path):
-        import torch
+        with open(path, "rb") as file:
+            return Snapshot(**msgspec.msgpack.Decoder(ext_hook=_unpack).decode(file.read()))
+    path = os.path.join(checkpoint, "state.pt")
+    if not os.path.exists(path):
+        return Snapshot()
+    import torch
 
-        with open(path, "rb") as file:
-            # torch reads older formats too, by code that has had its holes (CVE-2025-32434).
-            if file.read(4) != b"PK\3\4":
-                raise InvalidArgument("state.pt must be a zip archive, as torch.save writes it")
-        contents = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    else:
-        path = os.path.join(checkpoint, "state.msgpack")
-        if not os.path.exists(path):
-            return Snapshot({}, {})
-        with open(path, "rb") as file:
-            contents = msgspec.msgpack.Decoder(ext_hook=_unpack).decode(file.read())
-    return Snapshot(contents["state"], contents["built"])
+    with open(path, "rb") as file:
+        # torch reads older formats too, by code that has had its holes (CVE-2025-32434).
+        if file.read(4) != b"PK\3\4":
+            raise InvalidArgument("state.pt must be a zip archive, as torch.save writes it")
+    return Snapshot(**torch.load(path, weights_only=True, map_location="cpu", mmap=True))
 
 
 def _plain(value: Any) -> Any:

@@ -70,10 +70,9 @@ class Tracked:
             elif optimizer_of(thing) is not None:
                 self._built[name] = (_class(thing), [hyperparameters(vars(each)) for each in schedules(thing)])
         if self._run.restore is not None:
-            if self._restored is None:
-                self._restored = state.read(self._run.restore)
+            snapshot = self._snapshot()
             for name in objects:
-                self._restore(name, self._restored)
+                self._restore(name, snapshot)
 
     def resume_generators(self) -> None:
         """Let random numbers go on as well, if this is where the trial goes on from a checkpoint of its own. Once.
@@ -82,8 +81,14 @@ class Tracked:
         """
         if self._goes_on:
             self._goes_on = False
+            generators.restore(self._snapshot().drawn)
+
+    def _snapshot(self) -> Snapshot:
+        """What the assignment begins with."""
+        if self._restored is None:
             assert self._run.restore is not None
-            generators.restore(self._run.restore)
+            self._restored = state.read(self._run.restore)
+        return self._restored
 
     def _restore(self, name: str, snapshot: Snapshot) -> None:
         if name not in snapshot.state:
@@ -139,15 +144,12 @@ class Tracked:
             draft.make()
             for callback in self._callbacks:
                 callback(draft.directory)
-            drawn = generators.drawn()
-            snapshot = Snapshot({name: get() for name, (get, _) in self._accessors.items()}, self._built)
-            if later:
-                snapshot = Snapshot(state.copied(snapshot.state), dict(self._built))
+            tracked = {name: get() for name, (get, _) in self._accessors.items()}
+            snapshot = Snapshot(state.copied(tracked) if later else tracked, dict(self._built), generators.drawn())
 
         def complete() -> tuple[str, int]:
             with draft:
-                generators.write(draft.directory, drawn)
-                if snapshot.state:
+                if snapshot != Snapshot():
                     state.write(draft.directory, snapshot)
                 self._last = name, draft.commit()
             return self._last
