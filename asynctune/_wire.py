@@ -81,6 +81,7 @@ class Run(Frame, frozen=True):
     save_to: str  # the directory in which checkpoints are made, one directory each
     checkpoint_every: float | None  # seconds
     device: str  # "cpu" or "cuda:0"
+    durable: bool = True  # a checkpoint is on disk before it is Saved
 
 
 class Continue(Frame, frozen=True):
@@ -134,12 +135,13 @@ class Report(Frame, frozen=True):
 
 
 class Saved(Frame, frozen=True):
-    """The state after `step` is on disk, in the directory `checkpoint` of the assignment's `save_to`; None: there was nothing to save."""
+    """The state after `step` is in the directory `checkpoint` of the assignment's `save_to`; None: there was nothing to save."""
 
     job: int
     step: int
     checkpoint: str | None
     size: int = 0  # bytes
+    paused: bool = False  # the trial waits there, as Pause asked
 
 
 class Lost(Frame, frozen=True):

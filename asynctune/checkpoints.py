@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from asynctune.errors import InvalidArgument
-from asynctune.rundir import CHECKPOINTS, checkpoint_path, is_checkpoint, is_directory, make_directory
+from asynctune.errors import InvalidArgument, RunFailed
+from asynctune.rundir import CHECKPOINTS, checkpoint_path, is_checkpoint, is_directory, make_directory, open_regular
 
 __all__ = ["Store"]
 
@@ -31,6 +31,7 @@ class Store:
         self._keep = keep
         self._needed: dict[str, int] = {}  # name -> bytes
         self._spare: dict[str, int] = {}  # those that no record needs; who was let go first comes first
+        self._unsynced: set[str] = set()  # saved by this driver's workers
         self._total = 0  # bytes
         self._numbers = itertools.count()  # of removals
         self._removals: set[asyncio.Future[None]] = set()  # under way
@@ -62,6 +63,7 @@ class Store:
         """A record needs the checkpoint, of `size` bytes; it may be one that was there before, made anew."""
         self._total += size - self._spare.pop(name, 0) - self._needed.get(name, 0)
         self._needed[name] = size
+        self._unsynced.add(name)
         self._trim()
 
     def release(self, name: str) -> Callable[[], None]:
@@ -78,6 +80,21 @@ class Store:
 
         return let_go
 
+    async def sync(self) -> None:
+        """Put those on disk that were saved and are still there. With durability "process" workers leave that to the system: most are
+        gone before it is due.
+
+        Raises:
+            RunFailed: the disk refuses it.
+        """
+        try:
+            for name in self._unsynced & (self._needed.keys() | self._spare.keys()):
+                await self._off_the_loop(_sync, checkpoint_path(self._run_dir, name))
+            if self._unsynced:
+                await self._off_the_loop(_sync_directory, self._directory)
+        except OSError as error:
+            raise RunFailed(f"cannot write {self._directory}: {error.strerror or error}") from error
+
     async def close(self) -> None:
         """Wait for removals under way, and remove what workers left half-made; none may run any more."""
         await asyncio.gather(*self._removals)
@@ -88,6 +105,7 @@ class Store:
         while self._spare and self._total > self._keep:
             name = next(iter(self._spare))
             self._total -= self._spare.pop(name)
+            self._unsynced.discard(name)
             going = self._directory / f".{name}.{next(self._numbers)}"
             with contextlib.suppress(OSError):
                 checkpoint_path(self._run_dir, name).rename(going)
@@ -125,6 +143,25 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _sync(directory: Path) -> None:
+    """Put a directory on disk, and all below."""
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            _sync_one(open_regular(os.path.join(parent, name), os.O_RDONLY))
+        _sync_directory(Path(parent))
+
+
+def _sync_directory(directory: Path) -> None:
+    _sync_one(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def _sync_one(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _size(directory: Path) -> int:

@@ -172,6 +172,9 @@ class Engine:
             async with asyncio.TaskGroup() as group:
                 for slot in self._slots:
                     group.create_task(self._drive(slot), name=f"slot-{slot.spec.index}")
+            if not self._durable:
+                await self._journal.written()  # what is released by then need not be
+                await self._store.sync()
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         except asyncio.CancelledError:
@@ -382,6 +385,7 @@ class Engine:
             save_to=self._save_to,
             checkpoint_every=self._checkpoint_every,
             device=slot.spec.device,
+            durable=self._durable,
         )
 
     # What comes in from a worker: synchronous, in the order in which it was sent.
@@ -425,6 +429,10 @@ class Engine:
         name = frame.checkpoint
         if name is not None:
             self._store.saved(name, frame.size)
+            if slot.runs(frame.job) and not (frame.paused or self._study.runs_on(trial)):
+                # It crossed the word to pause, or to stop; what that leads to is yet to come.
+                self._store.release(name)()
+                return
         saved = Saved(time=self._now(), trial=trial, segment=segment, step=frame.step, checkpoint=name)
         self._commit(saved)
         if not slot.runs(frame.job):

@@ -441,6 +441,8 @@ class InlineWorker:
 class _InlineChannel:
     """A channel whose other end answers within `send`."""
 
+    shared = False
+
     def __init__(self, on_frames: Callable[[Sequence[FromWorker]], None]) -> None:
         self.job = 0
         self.frames: deque[ToWorker] = deque()

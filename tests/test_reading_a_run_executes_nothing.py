@@ -38,7 +38,7 @@ from asynctune.records import (
 )
 from asynctune.results import Result
 from asynctune.rundir import CHECKPOINTS, JOURNAL, TRIALS, log_file
-from asynctune.worker.checkpoint import _seal, damage
+from asynctune.worker.checkpoint import damage, seal
 from tests.pages import inert
 from tests.runs import write_journal
 
@@ -105,9 +105,9 @@ def states(mark: Path) -> dict[str, dict[str, bytes]]:
     """Checkpoints, by what is wrong with their files."""
     import torch
 
-    pickled = pickle.dumps({"state": {"counter": Payload(mark)}, "optimizers": {}})
+    pickled = pickle.dumps({"state": {"counter": Payload(mark)}, "built": {}})
     saved, archive, tar, array = io.BytesIO(), io.BytesIO(), io.BytesIO(), io.BytesIO()
-    torch.save({"state": {"counter": Payload(mark)}, "optimizers": {}}, saved)
+    torch.save({"state": {"counter": Payload(mark)}, "built": {}}, saved)
     with zipfile.ZipFile(archive, "w") as file:
         for member, data in (
             ("data.pkl", pickled),
@@ -122,8 +122,8 @@ def states(mark: Path) -> dict[str, dict[str, bytes]]:
             entry.size = len(pickled)
             file.addfile(entry, io.BytesIO(pickled))
     np.save(array, np.array([Payload(mark)], dtype=object), allow_pickle=True)
-    packed = {"state": {"counter": msgspec.msgpack.Ext(1, array.getvalue())}, "optimizers": {}}
-    strange = {"state": {"counter": msgspec.msgpack.Ext(1, pickled)}, "optimizers": {}}
+    packed = {"state": {"counter": msgspec.msgpack.Ext(1, array.getvalue())}, "built": {}}
+    strange = {"state": {"counter": msgspec.msgpack.Ext(1, pickled)}, "built": {}}
     return {
         "0-0-1": {"state.pt": pickled},
         "1-0-1": {"state.pt": saved.getvalue()},
@@ -150,7 +150,7 @@ def hostile(tmp_path: Path) -> Path:
         (checkpoints / name).mkdir()
         for file, data in files.items():
             (checkpoints / name / file).write_bytes(data)
-        _seal(checkpoints / name)
+        seal(checkpoints / name, durable=False)
         assert damage(str(checkpoints / name)) is None
     (checkpoints / "8-0-1").symlink_to(outside)
     (checkpoints / "9-0-1").mkdir()

@@ -23,7 +23,10 @@ import pytest
 from asynctune import _wire as wire
 from asynctune.errors import InvalidArgument, TrialEnded
 from asynctune.processes import InlineWorker
-from asynctune.worker.checkpoint import MANIFEST, Checkpoints, damage, transplant
+from asynctune.worker import state
+from asynctune.worker.channel import Channel
+from asynctune.worker.checkpoint import MANIFEST, damage, seal
+from asynctune.worker.hyperparameters import transplant
 from asynctune.worker.job import run_job
 from asynctune.worker.session import Session
 from asynctune.worker.trial import Trial
@@ -33,6 +36,8 @@ Answer = Callable[[Any], list[wire.ToWorker]]
 
 class Driver:
     """A channel whose other end answers each frame with what `answer` makes of it."""
+
+    shared = False
 
     def __init__(self, answer: Answer = lambda frame: [], awaited: Callable[[], object] = lambda: None) -> None:
         self.sent: list[Any] = []
@@ -84,7 +89,7 @@ class Runner:
         self.session = self.start(function, driver, **changes)
         return driver
 
-    def start(self, function: Callable[[Trial], object], driver: Driver, **changes: Any) -> Session | None:
+    def start(self, function: Callable[[Trial], object], driver: Channel, **changes: Any) -> Session | None:
         fields: dict[str, Any] = {
             "job": 1, "trial": 7, "segment": 0, "seed": 11, "config": {"lr": 0.1}, "metric": "loss", "step": 0, "stop": None, "until": None,
             "restore": None, "save_to": str(self.checkpoints), "checkpoint_every": None, "device": "cpu",
@@ -483,7 +488,7 @@ def test_a_pause_saves_and_goes_on_in_place(run: Runner) -> None:
 
     driver = run(train, Driver(answer), until=2)
     assert driver.names() == ["Report", "Report", "Saved", "Report", "Done"]
-    assert driver.sent[2] == wire.Saved(1, 2, "7-0-2", size_of(run.checkpoints / "7-0-2"))
+    assert driver.sent[2] == wire.Saved(1, 2, "7-0-2", size_of(run.checkpoints / "7-0-2"), paused=True)
 
 
 def test_a_paused_trial_that_is_not_wanted_leaves(run: Runner) -> None:
@@ -696,7 +701,7 @@ def test_a_pause_with_nothing_to_save_makes_no_checkpoint(run: Runner) -> None:
             trial.report(loss=1)
 
     driver = run(train, Driver(pause_and_end(1)))
-    assert driver.sent[1] == wire.Saved(1, 1, None)
+    assert driver.sent[1] == wire.Saved(1, 1, None, paused=True)
     assert not run.checkpoints.exists()
 
 
@@ -712,7 +717,7 @@ def test_a_later_attempt_replaces_a_checkpoint_of_the_same_name(run: Runner) -> 
                 trial.report(loss=1)
 
         path = saved(run, train)
-    assert {file.name for file in path.iterdir()} == {"second", MANIFEST}
+    assert {file.name for file in path.iterdir()} == {"second", "state.msgpack", MANIFEST}
     assert list(run.checkpoints.iterdir()) == [path]
 
 
@@ -886,13 +891,25 @@ def test_what_would_be_lost_at_the_restart_is_saved(run: Runner, write: Callable
     assert list(run.checkpoints.iterdir()) == []
 
 
-def test_a_state_that_torch_cannot_load_passes_for_a_lost_checkpoint(run: Runner) -> None:
+def forged(run: Runner, write: Callable[[Path], object]) -> Path:
+    """A sound checkpoint with another `state.pt`."""
+
     def train(trial: Trial) -> None:
-        trial.on_save(lambda path: (path / "state.pt").write_bytes(b"PK\3\4" + bytes(100)))
+        import torch
+
+        trial.track(counter=Counter(torch.zeros(1)))
         for _ in trial.steps(1):
             trial.report(loss=1)
 
     path = saved(run, train)
+    write(path / "state.pt")
+    (path / MANIFEST).unlink()
+    seal(path, durable=False)
+    return path
+
+
+def test_a_state_that_torch_cannot_load_passes_for_a_lost_checkpoint(run: Runner) -> None:
+    path = forged(run, lambda path: path.write_bytes(b"PK\3\4" + bytes(100)))
     assert "RuntimeError: PytorchStreamReader" in failure(
         run(lambda trial: trial.track(counter=Counter()), restore=str(path))
     )
@@ -901,15 +918,7 @@ def test_a_state_that_torch_cannot_load_passes_for_a_lost_checkpoint(run: Runner
 def test_a_state_in_an_older_format_of_torchs_is_read(run: Runner) -> None:
     import torch
 
-    def write(path: Path) -> None:
-        torch.save({"state": {}, "optimizers": {}}, path / "state.pt", _use_new_zipfile_serialization=False)
-
-    def train(trial: Trial) -> None:
-        trial.on_save(write)
-        for _ in trial.steps(1):
-            trial.report(loss=1)
-
-    path = saved(run, train)
+    path = forged(run, lambda path: torch.save({"state": {}, "built": {}}, path, _use_new_zipfile_serialization=False))
     assert "must be a zip archive" in failure(run(lambda trial: trial.track(counter=Counter()), restore=str(path)))
 
 
@@ -1048,7 +1057,7 @@ def test_an_error_of_user_code_passes_for_the_disks(run: Runner, error: Exceptio
          {"lr": 0.1, "initial_lr": 0.2, "max_lr": 2.0, "min_lr": 0.02}),
         # A warm-up from 0, begun before `track`, hides the rate; `initial_lr` has it.
         ({"lr": 0.05, "initial_lr": 0.1, "max_lr": 1.0}, {"lr": 0.0, "initial_lr": 0.1}, {"lr": 0.0, "initial_lr": 0.2},
-         {"lr": 0.05, "initial_lr": 0.2, "max_lr": 2.0}),
+         {"lr": 0.1, "initial_lr": 0.2, "max_lr": 2.0}),
         # What neither constructor set is none of our business.
         ({"params": [3], "extra": 1.0}, {}, {}, {"params": [3], "extra": 1.0}),
     ],
@@ -1123,7 +1132,7 @@ def test_a_state_that_torch_would_not_load_again_is_refused_at_the_first_save(
 ) -> None:
     import torch
 
-    monkeypatch.setattr(Checkpoints, "_checked", False)  # as in a fresh worker
+    monkeypatch.setattr(state, "_checked", False)  # as in a fresh worker
 
     def train(trial: Trial) -> None:
         trial.track(net=torch.nn.Linear(1, 1), other=Counter(np.zeros(3)))

@@ -19,7 +19,13 @@ LOOK_EVERY = 0.001
 
 
 class Channel(Protocol):
-    """Frames to and from the driver, in order."""
+    """Frames to and from the driver, in order.
+
+    Attributes:
+        shared: whether another thread than the job's may `send` too, as long as one does at a time.
+    """
+
+    shared: bool
 
     def send(self, frame: FromWorker, *more: FromWorker) -> None:
         """Send a frame, or several at once: that wakes the driver once."""
@@ -33,6 +39,8 @@ class Channel(Protocol):
 
 class SocketChannel:
     """A channel over a connected stream socket. Where the driver has gone, the process ends, wherever that is noticed."""
+
+    shared = True
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection

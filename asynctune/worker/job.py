@@ -42,6 +42,8 @@ def run_job(
             result = function(Trial(session))
         except TrialEnded:
             result = None
+        finally:
+            session.finish()
         busy = monotonic() - began - session.away
         reports = _reports(result, session)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the driver hears of it, whatever it is
@@ -50,7 +52,7 @@ def run_job(
         return None
     worn = left(None)
     flush()
-    done = Done(run.job, session.ended, session.checkpoints.saveable, busy, (start, _log_size()), worn)
+    done = Done(run.job, session.ended, session.tracked.saveable, busy, (start, _log_size()), worn)
     channel.send(*reports, done)  # both at once wake the driver once
     return session
 

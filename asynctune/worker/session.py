@@ -1,11 +1,13 @@
 """Session: one assignment as it stands. What was reported, what the driver asks for, and when that takes effect."""
 
+from _thread import allocate_lock
+from collections.abc import Callable
 from time import monotonic
 
 from asynctune._wire import Continue, End, Pause, Report, Run, Save, Saved, ToWorker
 from asynctune.errors import ProtocolError
 from asynctune.worker.channel import Channel
-from asynctune.worker.checkpoint import Checkpoints
+from asynctune.worker.tracking import Tracked
 
 __all__ = ["Session"]
 
@@ -23,16 +25,24 @@ class Session:
         self.reported = False
         self.ended = False
         self.away = 0.0  # seconds spent waiting and saving
-        self.checkpoints = Checkpoints(run)
+        self.tracked = Tracked(run)
         self._channel = channel
         self._until = run.until
         self._waiting = False  # for Continue or End
         self._saving = False
+        self._paused = False
         self._saved = monotonic()
+        self._errand: _Errand | None = None  # a checkpoint that is being written while training goes on
+        self._sending = allocate_lock()  # for then: a frame may go in pieces, and nothing between them
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Send a report, and take note of what has arrived meanwhile."""
-        self._channel.send(Report(self.run.job, step, metrics))
+        report = Report(self.run.job, step, metrics)
+        if self._errand is None:
+            self._channel.send(report)
+        else:
+            with self._sending:
+                self._channel.send(report)
         self.step = step
         self.reported = True
         if self._until is not None and step >= self._until:
@@ -47,23 +57,50 @@ class Session:
         if not (self._waiting or self._saving or every):
             return
         began = monotonic()
-        periodic = every is not None and self.checkpoints.saveable and began - self._saved >= every
         while self._waiting and not self.ended:
             if self._saving:
                 self.save()
-                periodic = False
             self._obey(self._channel.receive())
-        # Not while an answer is due: it may be Pause, and a save that crosses it would pass for its own.
-        if not self.ended and (self._saving or periodic):
-            self.save()
+        if not self.ended:
+            if self._saving:
+                self.save()
+            elif every is not None and self.tracked.saveable and began - self._saved >= every:
+                self._save_meanwhile()
         self.away += monotonic() - began
 
     def save(self) -> None:
-        """Make a checkpoint if there is anything to save, and tell the driver."""
+        """Make a checkpoint if there is anything to save, and tell the driver. Raises as `Tracked.prepare` does."""
+        self.finish()
         self._saving = False
-        name, size = self.checkpoints.save(self.step) if self.checkpoints.saveable else (None, 0)
+        name, size = self.tracked.prepare(self.step, later=False)() if self.tracked.saveable else (None, 0)
         self._saved = monotonic()
-        self._channel.send(Saved(self.run.job, self.step, name, size))
+        self._channel.send(Saved(self.run.job, self.step, name, size, self._paused))
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one; its error is raised here."""
+        if self._errand is not None:
+            began = monotonic()
+            errand, self._errand = self._errand, None
+            errand.finish()
+            self.away += monotonic() - began
+
+    def _save_meanwhile(self) -> None:
+        """Copy the state, and let training go on while the checkpoint is written; one at a time."""
+        if not self._channel.shared:
+            self.save()
+            return
+        if self._errand is not None and self._errand.under_way:
+            return  # a disk that is slower than `checkpoint_every`
+        self.finish()
+        step, complete = self.step, self.tracked.prepare(self.step, later=True)
+
+        def write() -> None:
+            name, size = complete()
+            with self._sending:
+                self._channel.send(Saved(self.run.job, step, name, size))
+
+        self._saved = monotonic()
+        self._errand = _Errand(write)
 
     def _obey(self, frame: ToWorker) -> None:
         match frame:
@@ -71,12 +108,41 @@ class Session:
                 pass  # it was on its way when its job ended
             case Continue(until=until):
                 self._until = until
-                self._waiting = False
+                self._waiting = self._paused = False
             case Pause():
-                self._saving = self._waiting = True
+                self._saving = self._waiting = self._paused = True
             case Save():
                 self._saving = True
             case End():
                 self.ended = True
             case _:
                 raise ProtocolError(f"a job is running, and a {type(frame).__name__} frame came")
+
+
+class _Errand:
+    """A call in a thread of its own."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        from threading import Thread
+
+        self._call = call
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, name="asynctune-checkpoint", daemon=True)
+        self._thread.start()
+
+    @property
+    def under_way(self) -> bool:
+        return self._thread.is_alive()
+
+    def finish(self) -> None:
+        """Wait until it has returned, or raise what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            self._error = error
+        del self._call  # and the copy of the state with it

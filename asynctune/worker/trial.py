@@ -77,26 +77,30 @@ class Trial:
     def track(self, **objects: Any) -> None:
         """Save these objects with every checkpoint, and restore them now if the trial goes on from one.
 
-        An object has `state_dict()` and `load_state_dict(state)`: models, optimizers, learning-rate schedulers, gradient scalers.
-        Optimizers keep their state and take the hyperparameters of this trial's configuration. Call it when all are built,
+        An object has `state_dict()` and `load_state_dict(state)`: models, optimizers, learning-rate schedulers, gradient scalers; or
+        `get_state()` and `set_state(state)`; or is a random number generator: torch.Generator, numpy.random.Generator, random.Random. Of a
+        sampler that shuffles, track the generator that it was given.
+
+        Optimizers and schedulers keep their state and take the hyperparameters of this trial's configuration. Call it when all are built,
         and before training; name the objects alike at every start.
 
         Raises:
-            InvalidArgument: an object lacks one of the two methods, its name is taken, or the checkpoint does not have it.
+            InvalidArgument: an object is none of these, its name is taken, or the checkpoint does not have it.
         """
-        self._session.checkpoints.track(objects)
+        self._session.tracked.track(objects)
 
     def on_save(self, save: Callable[["Path"], object]) -> None:
         """Call `save(directory)` for every checkpoint, to write there what has no `state_dict`; see `restored`.
 
         Regular files and directories: all that lies there when it returns is part of the checkpoint, and is read back as it was, or not at all.
         """
-        self._session.checkpoints.on_save(save)
+        self._session.tracked.on_save(save)
 
     def steps(self, stop: int | None = None) -> Iterator[int]:
         """Count the steps of training: from the one after the last restored step to `stop`, included.
 
-        A decision takes effect between two steps: the loop ends, or waits, before the next one.
+        A decision takes effect between two steps: the loop ends, or waits, before the next one. Where the trial goes on from a checkpoint
+        of its own, random numbers go on as well, from the first step here: those of `random`, `numpy.random` and torch that all code shares.
 
         Args:
             stop: the last step, >= 1; default: the scheduler's `max_resource`.
@@ -114,6 +118,7 @@ class Trial:
 
     def _loop(self, stop: int) -> Iterator[int]:
         session = self._session
+        session.tracked.resume_generators()
         try:
             for step in range(self.step + 1, stop + 1):
                 if session.ended:
