@@ -8,7 +8,8 @@ recipient's restore. Beside each, in turn with it, the same by hand: torch.save 
 "process" nothing is synced by either, with "power" by both. *Held meanwhile*: how long a checkpoint that is written while training goes on
 holds the trial.
 
-Without torch, the same for a state of numpy's; beside it pickle. Files go to a folder of their own in FOLDER, on a disk, not in memory.
+Without torch, the same for a state of numpy's; beside it pickle. Last, the place itself: 100 MB written to a file in FOLDER, where they stay
+in the page cache, beside one in shared memory. Files go to a folder of their own in FOLDER, on a disk, not in memory.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from measure import Row, arguments, in_turn, show
 
 MB = 2**20
 SIZES = {"1 MB": MB, "100 MB": 100 * MB, "2 GB": 2048 * MB}
+SHARED_MEMORY = Path("/dev/shm")
 FEW = 3  # runs of what takes seconds
 
 MISSED = "a millisecond each way goes into a directory, a manifest, and what is looked at for them; the sums of large states are computed on several cores"
@@ -145,6 +147,9 @@ def seconds(call: Call) -> float:
 
 
 def rows(what: str, beside: str, pair: Pair, repeat: int) -> Iterator[Row]:
+    pair.saved(durable=False)  # the first one of a process is also read back
+    pair.restored()
+    pair.remove()
     for durable in (False, True):
         columns = in_turn(
             repeat,
@@ -166,6 +171,18 @@ def rows(what: str, beside: str, pair: Pair, repeat: int) -> Iterator[Row]:
             yield row(f"{what}, held meanwhile", held, f"{beside}.save", write)
         else:
             yield row(f'{what}, exploit, "power"', both, f"{beside}.save + fsync + load", floor)
+
+
+def places(folder: Path, repeat: int) -> Iterator[Row]:
+    data = bytes(range(256)) * (MB // 256)
+
+    def written(where: Path) -> float:
+        with tempfile.TemporaryFile(dir=where, buffering=0) as file:
+            return seconds(lambda: [file.write(data) for _ in range(100)])
+
+    if SHARED_MEMORY.exists():
+        ours, theirs = in_turn(repeat, lambda: 1e3 * written(folder), lambda: 1e3 * written(SHARED_MEMORY))
+        yield row("100 MB written", list(ours), str(SHARED_MEMORY), list(theirs))
 
 
 def row(what: str, ours: list[float], beside: str, floor: list[float], *, budget: bool = False) -> Row:
@@ -194,6 +211,8 @@ def light(folder: Path, repeat: int) -> Iterator[Row]:
 def heavy(folder: Path, size: str, repeat: int) -> Iterator[Row]:
     import torch
 
+    torch.set_num_threads(1)  # as a worker has, of two on two cores
+
     def load(path: Path) -> dict[str, Any]:
         loaded: dict[str, Any] = torch.load(path, weights_only=True)
         return loaded
@@ -213,6 +232,7 @@ def main() -> None:
         found = list(light(Path(name), given.repeat))
         for size in sizes:
             found += heavy(Path(name), size, min(given.repeat, FEW) if SIZES[size] > 1000 * MB else given.repeat)
+        found += places(Path(name), given.repeat)
     show(given, found, packages=["torch"])
 
 

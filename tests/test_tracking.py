@@ -15,8 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import asynctune as at
 from asynctune import _wire as wire
-from asynctune.records import TrialState
+from asynctune import journal
+from asynctune.records import Started, TrialState
+from asynctune.rundir import JOURNAL
 from asynctune.worker.trial import Trial
+from tests.runs import local, options
 from tests.test_worker import Counter, Driver, Runner, failure, last, pause_and_end, saved
 
 
@@ -91,6 +94,45 @@ def test_a_trial_paused_at_every_step_ends_with_other_weights(run: Runner, worke
     assert pieces["losses"] == whole["losses"]
     assert len(set(whole["losses"])) == 10
     assert all(torch.equal(pieces["model"][name], weight) for name, weight in whole["model"].items())
+
+
+def test_a_trial_whose_process_died_ends_with_other_losses(tmp_path: Path) -> None:
+    """It goes on in a new process, from a checkpoint that was written while training went on."""
+
+    @local
+    def train(trial: at.Trial) -> None:
+        import os
+        import threading
+
+        import torch
+
+        torch.manual_seed(trial.seed)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        trial.track(model=model, optimizer=optimizer)
+        first = trial.step == 0
+        for step in trial.steps(10):
+            loss = (model(torch.rand(8, 4)) - 1).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            trial.report(score=loss.item())
+            if trial.config["dies"] and first and step == 6:
+                for thread in threading.enumerate():
+                    if thread.name == "asynctune-checkpoint":
+                        thread.join()
+                os._exit(1)
+
+    losses = []
+    slots: Any
+    for dies, slots in ((False, "inline"), (True, 1)):
+        more = options(tmp_path, num_trials=1, slots=slots, run_dir=tmp_path / str(dies), checkpoint_every=1e-9)
+        result = at.run(train, {"x": at.uniform(0, 1), "dies": dies}, **more, max_failures=1, seed=1)
+        steps = [s.step for s in journal.read(tmp_path / str(dies) / JOURNAL) if isinstance(s, Started)]
+        assert len(steps) == 1 + dies
+        assert (steps[-1] > 0) is dies
+        losses.append([report["score"] for report in result.trials[0].reports])
+    assert losses[0] == losses[1]
 
 
 def test_a_first_start_or_an_exploit_takes_random_numbers_from_a_checkpoint(run: Runner) -> None:

@@ -27,13 +27,15 @@ _checked = False
 class Snapshot(NamedTuple):
     """The state of a trial."""
 
-    state: dict[str, Any] = {}  # noqa: RUF012 - what is tracked -> its state_dict, or what else it gave
-    built: dict[str, tuple[str, list[Group]]] = {}  # noqa: RUF012 - optimizers and schedulers -> class, and what the constructor set
-    drawn: str = ""  # the shared random number generators
+    state: dict[str, Any]  # what is tracked -> its state_dict, or what else it gave
+    built: dict[str, tuple[str, list[Group]]]  # optimizers and schedulers -> class, and what the constructor set
+    drawn: str  # how far the shared random number generators have been drawn from; empty: none is loaded
 
 
 def copied(value: Any, copies: dict[Any, Any] | None = None) -> Any:
     """A copy in main memory, which later steps of training leave alone. Tensors that are one, such as tied weights, stay one."""
+    import copy  # by who copies: most trials do not
+
     copies = {} if copies is None else copies
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -44,8 +46,6 @@ def copied(value: Any, copies: dict[Any, Any] | None = None) -> Any:
             copies[place] = value.detach().to("cpu", copy=True)
         return copies[place]
     if isinstance(value, dict):
-        import copy
-
         same = copy.copy(value)  # of its class, and with its attributes: a module's state_dict has its version there
         for key, inner in value.items():
             same[key] = copied(inner, copies)
@@ -54,8 +54,6 @@ def copied(value: Any, copies: dict[Any, Any] | None = None) -> Any:
         return type(value)(copied(inner, copies) for inner in value)
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
-    import copy
-
     return copy.deepcopy(value)
 
 
@@ -111,7 +109,7 @@ def read(checkpoint: str) -> Snapshot:
             return Snapshot(**msgspec.msgpack.Decoder(ext_hook=_unpack).decode(file.read()))
     path = os.path.join(checkpoint, "state.pt")
     if not os.path.exists(path):
-        return Snapshot()
+        return Snapshot({}, {}, "")
     import torch
 
     with open(path, "rb") as file:

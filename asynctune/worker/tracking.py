@@ -149,7 +149,7 @@ class Tracked:
 
         def complete() -> tuple[str, int]:
             with draft:
-                if snapshot != Snapshot():
+                if snapshot.state or snapshot.drawn:
                     state.write(draft.directory, snapshot)
                 self._last = name, draft.commit()
             return self._last
