@@ -5,7 +5,7 @@ import select
 import signal
 import socket
 import sys
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 from collections import deque
 from time import monotonic
 from typing import NoReturn, Protocol
@@ -36,6 +36,7 @@ class SocketChannel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._sending = allocate_lock()  # a trial's thread, and one that sees it hang
         self._decoder = Decoder[ToWorker](ToWorker)
         self._frames: deque[ToWorker] = deque()
         self._readable = select.poll()
@@ -47,7 +48,8 @@ class SocketChannel:
         for each in more:
             data += encode(each)
         try:
-            self._socket.sendall(data)
+            with self._sending:
+                self._socket.sendall(data)
         except OSError:
             leave()
 

@@ -1,10 +1,12 @@
 """Session: one assignment as it stands. What was reported, what the driver asks for, and when that takes effect."""
 
+from collections.abc import Callable
 from time import monotonic
+from typing import NoReturn
 
-from asynctune._wire import Continue, End, Pause, Report, Run, Save, Saved, ToWorker
+from asynctune._wire import Continue, End, Error, Pause, Report, Run, Save, Saved, ToWorker
 from asynctune.errors import ProtocolError
-from asynctune.worker.channel import Channel
+from asynctune.worker.channel import Channel, leave
 from asynctune.worker.checkpoint import Checkpoints
 
 __all__ = ["Session"]
@@ -24,6 +26,7 @@ class Session:
         self.ended = False
         self.away = 0.0  # seconds spent waiting and saving
         self.checkpoints = Checkpoints(run)
+        self.on_settled: Callable[[], object] | None = None
         self._channel = channel
         self._until = run.until
         self._waiting = False  # for Continue or End
@@ -43,9 +46,13 @@ class Session:
 
     def settle(self) -> None:
         """Carry out what the driver asked for, and wait for the answer if one is due. After it, `ended` is up to date."""
+        if self._waiting or self._saving or self.run.checkpoint_every:
+            self._carry_out()
+        if self.on_settled is not None:
+            self.on_settled()
+
+    def _carry_out(self) -> None:
         every = self.run.checkpoint_every
-        if not (self._waiting or self._saving or every):
-            return
         began = monotonic()
         periodic = every is not None and self.checkpoints.saveable and began - self._saved >= every
         while self._waiting and not self.ended:
@@ -64,6 +71,11 @@ class Session:
         name, size = self.checkpoints.save(self.step) if self.checkpoints.saveable else (None, 0)
         self._saved = monotonic()
         self._channel.send(Saved(self.run.job, self.step, name, size))
+
+    def give_up(self, error: Error) -> NoReturn:
+        """Say, from another thread than the trial's, how it failed, and end this process with all that user code started."""
+        self._channel.send(error)
+        leave()
 
     def _obey(self, frame: ToWorker) -> None:
         match frame:
