@@ -16,25 +16,13 @@ import asynctune
 from asynctune._wire import Decoder, End, FromWorker, Run, Save, ToWorker, encode
 from asynctune.errors import ProtocolError, RunFailed, WorkerDied
 from asynctune.supervisor import RUN, WORKER
+from asynctune.worker.command import command
 from asynctune.worker.job import run_job, save_ended
 from asynctune.worker.session import Session
 
 __all__ = ["InlineWorker", "Supervisor", "Worker"]
 
-# The package comes from where the driver has it, which may be nowhere that a new interpreter looks; all that it imports is
-# looked for in the usual places first. `-P` keeps the current directory out of these: a `random.py` in it is no module of ours.
-_BOOTSTRAP = """\
-import sys
-root, *descriptors = sys.argv[1:]
-del sys.argv[1:]
-sys.path.insert(0, root)
-import asynctune
-sys.path.append(sys.path.pop(0))
-from asynctune.worker.__main__ import main
-main(*map(int, descriptors))
-"""
 _PACKAGE = Path(asynctune.__file__).absolute().parent
-_ROOT = str(_PACKAGE.parent)
 _SUPERVISOR = str(_PACKAGE / "supervisor.py")
 
 #: How long, in seconds, the kernel may take to end a process that was sent SIGKILL before it is left to itself.
@@ -208,7 +196,7 @@ class Worker(asyncio.SubprocessProtocol):
         try:
             await loop.subprocess_exec(
                 lambda: worker,
-                *(sys.executable, "-P", "-c", _BOOTSTRAP, _ROOT, *map(str, descriptors)),
+                *command(*descriptors),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "asynctune"
 LAYERS = [
     ["errors", "supervisor", "_core"],
     ["_wire", "space", "records", "rundir", "logs"],
-    ["worker", "searchers", "slots", "population", "checkpoints", "references"],
+    ["worker", "torch", "searchers", "slots", "population", "checkpoints", "references"],
     ["schedulers", "processes", "advisor", "lock", "journal", "results"],
     ["study", "resume", "watch", "progress", "slot", "gate"],
     ["engine", "tuner"],

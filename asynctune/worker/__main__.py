@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from asynctune._wire import Call, Continue, End, Load, Loaded, Pause, Ready, Returned, Run, Save, Worn
 from asynctune.errors import ProtocolError
+from asynctune.worker import pickler
 from asynctune.worker.channel import SocketChannel
 from asynctune.worker.job import error_frame, run_job, save_ended
 from asynctune.worker.residue import Residue
@@ -31,6 +32,7 @@ def main(descriptor: int, beats: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # what a crash leaves in the log
+    pickler.install()
     channel = SocketChannel(connection)
     channel.watch(beats)
     channel.send(Ready(os.getpid()))

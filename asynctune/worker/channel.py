@@ -5,7 +5,7 @@ import select
 import signal
 import socket
 import sys
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 from collections import deque
 from time import monotonic
 from typing import NoReturn, Protocol
@@ -22,7 +22,7 @@ class Channel(Protocol):
     """Frames to and from the driver, in order.
 
     Attributes:
-        shared: whether another thread than the job's may `send` too, as long as one does at a time.
+        shared: whether other threads than the job's may `send` too.
     """
 
     shared: bool
@@ -44,6 +44,7 @@ class SocketChannel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._sending = allocate_lock()  # a frame may go in pieces, and nothing between them
         self._decoder = Decoder[ToWorker](ToWorker)
         self._frames: deque[ToWorker] = deque()
         self._readable = select.poll()
@@ -55,7 +56,8 @@ class SocketChannel:
         for each in more:
             data += encode(each)
         try:
-            self._socket.sendall(data)
+            with self._sending:
+                self._socket.sendall(data)
         except OSError:
             leave()
 

@@ -1,12 +1,12 @@
 """Session: one assignment as it stands. What was reported, what the driver asks for, and when that takes effect."""
 
-from _thread import allocate_lock
 from collections.abc import Callable
 from time import monotonic
+from typing import NoReturn
 
-from asynctune._wire import Continue, End, Pause, Report, Run, Save, Saved, ToWorker
+from asynctune._wire import Continue, End, Error, Pause, Report, Run, Save, Saved, ToWorker
 from asynctune.errors import ProtocolError
-from asynctune.worker.channel import Channel
+from asynctune.worker.channel import Channel, leave
 from asynctune.worker.tracking import Tracked
 
 __all__ = ["Session"]
@@ -26,6 +26,7 @@ class Session:
         self.ended = False
         self.away = 0.0  # seconds spent waiting and saving
         self.tracked = Tracked(run)
+        self.on_settled: Callable[[], object] | None = None
         self._channel = channel
         self._until = run.until
         self._waiting = False  # for Continue or End
@@ -33,16 +34,10 @@ class Session:
         self._paused = False
         self._saved = monotonic()
         self._errand: _Errand | None = None  # a checkpoint that is being written while training goes on
-        self._sending = allocate_lock()  # for then: a frame may go in pieces, and nothing between them
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Send a report, and take note of what has arrived meanwhile."""
-        report = Report(self.run.job, step, metrics)
-        if self._errand is None:
-            self._channel.send(report)
-        else:
-            with self._sending:
-                self._channel.send(report)
+        self._channel.send(Report(self.run.job, step, metrics))
         self.step = step
         self.reported = True
         if self._until is not None and step >= self._until:
@@ -53,9 +48,13 @@ class Session:
 
     def settle(self) -> None:
         """Carry out what the driver asked for, and wait for the answer if one is due. After it, `ended` is up to date."""
+        if self._waiting or self._saving or self.run.checkpoint_every:
+            self._carry_out()
+        if self.on_settled is not None:
+            self.on_settled()
+
+    def _carry_out(self) -> None:
         every = self.run.checkpoint_every
-        if not (self._waiting or self._saving or every):
-            return
         began = monotonic()
         while self._waiting and not self.ended:
             if self._saving:
@@ -96,11 +95,15 @@ class Session:
 
         def write() -> None:
             name, size = complete()
-            with self._sending:
-                self._channel.send(Saved(self.run.job, step, name, size))
+            self._channel.send(Saved(self.run.job, step, name, size))
 
         self._saved = monotonic()
         self._errand = _Errand(write)
+
+    def give_up(self, error: Error) -> NoReturn:
+        """Say, from another thread than the trial's, how it failed, and end this process with all that user code started."""
+        self._channel.send(error)
+        leave()
 
     def _obey(self, frame: ToWorker) -> None:
         match frame:
