@@ -21,9 +21,9 @@ import cloudpickle
 import pytest
 
 from asynctune import _wire as wire
-from asynctune import processes
 from asynctune.errors import WorkerDied
 from asynctune.processes import InlineWorker, Supervisor, Worker
+from asynctune.worker import command
 from tests import proctable
 
 BOUND = 20.0  # seconds that anything here may take
@@ -444,7 +444,7 @@ async def test_children_die_with_their_worker(h: Hired) -> None:
 
 
 def test_a_worker_that_never_gets_ready_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_BOOTSTRAP", "raise SystemExit('no such library')")
+    monkeypatch.setattr(command, "_BOOTSTRAP", "raise SystemExit('no such library')")
 
     @hired
     async def test(h: Hired) -> None:
@@ -559,7 +559,7 @@ def test_an_aborted_worker_that_does_not_react_is_killed(tmp_path: Path, train: 
 
 
 def test_an_abort_before_the_first_frame_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_BOOTSTRAP", "import time; print('importing', flush=True); time.sleep(60)")
+    monkeypatch.setattr(command, "_BOOTSTRAP", "import time; print('importing', flush=True); time.sleep(60)")
 
     @hired
     async def test(h: Hired) -> None:
