@@ -1,6 +1,7 @@
 """Checkpoints: which of those on disk stay, and what a sweep takes."""
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asynctune.checkpoints import Store
-from asynctune.errors import InvalidArgument
+from asynctune.errors import InvalidArgument, RunFailed
 from asynctune.rundir import CHECKPOINTS
 
 Name = int | str
@@ -252,3 +253,42 @@ def test_closing_leaves_what_was_half_made(tmp_path: Path) -> None:
 
 def test_closing_a_run_that_has_not_begun_fails(tmp_path: Path) -> None:
     asyncio.run(Store(tmp_path / "nowhere").close())
+
+
+def test_what_is_gone_or_was_not_saved_here_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[str] = set()
+    really = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.add(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path / CHECKPOINTS))
+        really(descriptor)
+
+    async def act(store: Store) -> None:
+        make(tmp_path, 0)
+        os.mkfifo(tmp_path / CHECKPOINTS / "0-0-0" / "pipe")  # somebody else's: to open it would take forever
+        await store.sweep(["0-0-0"])
+        await store.sync()
+        assert synced == set()
+        for number in (1, 2, 3):
+            store.saved(make(tmp_path, number), 100)
+        store.release("0-0-1")()
+        store.saved("0-0-4", 100)  # somebody removed it
+        monkeypatch.setattr(os, "fsync", fsync)
+        await store.sync()
+
+    driver(act, tmp_path)
+    assert synced == {".", *(f"0-0-{n}{file}" for n in (2, 3) for file in ("", "/large", "/sub", "/sub/small"))}
+
+
+def test_a_checkpoint_that_cannot_be_synced_goes_unnoticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def act(store: Store) -> None:
+        store.create()
+        store.saved(make(tmp_path, 1), 100)
+        monkeypatch.setattr(os, "fsync", refuse)
+        with pytest.raises(RunFailed, match="checkpoints: Input/output error"):
+            await store.sync()
+
+    assert driver(act, tmp_path) == names(1)

@@ -249,3 +249,34 @@ def test_the_four_methods_do_not_run_on_gpus(tmp_path: Path) -> None:
         runs = json.loads((tmp_path / f"{arm}-0.json").read_text())["runs"]
         assert [run["error"] for run in runs] == [None] * 8
         assert arm in table
+
+
+@local
+def trains_in_ranks(trial: at.Trial) -> None:
+    import torch
+    from torch import distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.manual_seed(trial.seed)
+    model = DistributedDataParallel(torch.nn.Linear(8, 1).to(trial.device))
+    trial.track(model=model.module)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in trial.steps(9):
+        optimizer.zero_grad()
+        model(torch.full((4, 8), float(dist.get_rank()), device=trial.device)).square().mean().backward()
+        optimizer.step()
+        weights = [torch.empty_like(model.module.weight) for _ in range(dist.get_world_size())]
+        dist.all_gather(weights, model.module.weight.detach())
+        assert all(torch.equal(each, weights[0]) for each in weights)
+        trial.report(score=float(model.module.weight.sum()) * trial.config["x"])
+
+
+@pytest.mark.skipif(len(GPUS) < 2, reason="needs two GPUs")
+def test_ranks_of_a_trial_do_not_train_one_model(tmp_path: Path) -> None:
+    import asynctune.torch
+
+    train = asynctune.torch.distributed(trains_in_ranks)
+    scheduler = at.ASHA(max_resource=9, reduction_factor=3, type="promotion")
+    slots = at.Slots(gpus_per_trial=2)
+    result = at.run(train, ONE, scheduler=scheduler, **options(tmp_path, slots=slots, num_trials=9))
+    assert {trial.state for trial in result.trials} <= {COMPLETED, TrialState.STOPPED}

@@ -20,13 +20,21 @@ from asynctune.worker.channel import SocketChannel
 from asynctune.worker.state import copied, read
 from asynctune.worker.trial import Trial
 from tests.runs import local, options
-from tests.test_worker import Counter, Driver, Runner, failure, last, saved
+from tests.test_worker import Clock, Counter, Driver, Runner, failure, last, saved
 from tests.test_worker import at as when
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Runner:
     return Runner(tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("asynctune.worker.session.monotonic", clock)
+    monkeypatch.setattr("asynctune.worker.job.monotonic", clock)
+    return clock
 
 
 class Shared(Driver):
@@ -49,11 +57,13 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened = threading.Event()
         self.entered = threading.Event()
+        self.then: Callable[[], object] = lambda: None
         really = state.write
 
         def write(*arguments: Any) -> None:
             self.entered.set()
             assert self.opened.wait(60)
+            self.then()
             really(*arguments)
 
         monkeypatch.setattr(state, "write", write)
@@ -151,19 +161,40 @@ def test_a_pause_overtakes_the_checkpoint_that_is_being_written(run: Runner, gat
 
 
 @pytest.mark.parametrize("steps", [1, 10**6])
-def test_an_error_while_training_goes_on_is_nobodys(run: Runner, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """It comes out at the next turn of the loop, or at the latest where the job ends."""
+def test_an_error_while_training_goes_on_is_nobodys(
+    run: Runner, clock: Clock, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """It comes out at a turn of the loop soon after, or at the latest where the job ends."""
 
     def train(trial: Trial) -> None:
         trial.track(counter=Counter(object()))
         for _ in trial.steps(steps):
+            clock.advance(20 if trial.step == 1 else 1e-9)
             trial.report(loss=1)
 
     monkeypatch.setattr(state, "_checked", False)  # as in a fresh worker
-    for _ in (1, 2):
-        driver = run(train, Shared(), **ALWAYS)
-        assert failure(driver).startswith("InvalidArgument: the state of what is tracked (counter) may hold tensors")
-        assert list(run.checkpoints.iterdir()) == []
+    driver = run(train, Shared(), checkpoint_every=10.0)
+    assert failure(driver).startswith("InvalidArgument: the state of what is tracked (counter) may hold tensors")
+    assert steps == 1 or len(driver.steps()) < steps
+    assert list(run.checkpoints.iterdir()) == []
+
+
+def test_waiting_for_a_checkpoint_is_busy(run: Runner, clock: Clock, gate: Gate) -> None:
+    def train(trial: Trial) -> None:
+        trial.track(counter=Counter())
+        for step in trial.steps(3):
+            clock.advance(10 if step == 1 else 1)
+            trial.report(loss=1)
+
+    def answer(frame: Any) -> list[wire.ToWorker]:
+        if isinstance(frame, wire.Saved):
+            return [wire.Continue(1, None)] if frame.paused else []
+        return when(2, wire.Pause(1))(frame)
+
+    gate.then = lambda: clock.advance(100)  # the job waits by then
+    driver = run(train, Shared(answer, gate.opened.set), until=2, checkpoint_every=10.0)
+    assert driver.names() == ["Report", "Report", "Saved", "Saved", "Report", "Done"]
+    assert last(driver).busy == 12
 
 
 def test_a_trial_in_this_process_sends_from_another_thread(run: Runner) -> None:

@@ -96,6 +96,7 @@ def test_a_trial_paused_at_every_step_ends_with_other_weights(run: Runner, worke
     assert all(torch.equal(pieces["model"][name], weight) for name, weight in whole["model"].items())
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_died_ends_with_other_losses(tmp_path: Path) -> None:
     """It goes on in a new process, from a checkpoint that was written while training went on."""
 

@@ -61,6 +61,8 @@ class Session:
                 self.save()
             self._obey(self._channel.receive())
         if not self.ended:
+            if self._errand is not None and not self._errand.under_way:
+                self._wait()  # an error of its is one of this trial's, from here on
             if self._saving:
                 self.save()
             elif every is not None and self.tracked.saveable and began - self._saved >= every:
@@ -69,36 +71,37 @@ class Session:
 
     def save(self) -> None:
         """Make a checkpoint if there is anything to save, and tell the driver. Raises as `Tracked.prepare` does."""
-        self.finish()
+        self._wait()
         self._saving = False
         name, size = self.tracked.prepare(self.step, later=False)() if self.tracked.saveable else (None, 0)
         self._saved = monotonic()
         self._channel.send(Saved(self.run.job, self.step, name, size, self._paused))
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written, if there is one; its error is raised here."""
+        """The trainable has returned, or raised. Raises what went wrong with a checkpoint that was still being written."""
+        began = monotonic()
+        self._wait()
+        self.away += monotonic() - began
+
+    def _wait(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one."""
         if self._errand is not None:
-            began = monotonic()
             errand, self._errand = self._errand, None
             errand.finish()
-            self.away += monotonic() - began
 
     def _save_meanwhile(self) -> None:
         """Copy the state, and let training go on while the checkpoint is written; one at a time."""
         if not self._channel.shared:
             self.save()
-            return
-        if self._errand is not None and self._errand.under_way:
-            return  # a disk that is slower than `checkpoint_every`
-        self.finish()
-        step, complete = self.step, self.tracked.prepare(self.step, later=True)
+        elif self._errand is None:  # else the disk is slower than `checkpoint_every`
+            self._saved = monotonic()
+            step, complete = self.step, self.tracked.prepare(self.step, later=True)
 
-        def write() -> None:
-            name, size = complete()
-            self._channel.send(Saved(self.run.job, step, name, size))
+            def write() -> None:
+                name, size = complete()
+                self._channel.send(Saved(self.run.job, step, name, size))
 
-        self._saved = monotonic()
-        self._errand = _Errand(write)
+            self._errand = _Errand(write)
 
     def give_up(self, error: Error) -> NoReturn:
         """Say, from another thread than the trial's, how it failed, and end this process with all that user code started."""
