@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -15,8 +16,9 @@ from asynctune import _wire as wire
 from asynctune import journal
 from asynctune.records import Decided, Record, Saved, Started
 from asynctune.rundir import CHECKPOINTS, JOURNAL
-from asynctune.worker import state
+from asynctune.worker import checkpoint, state
 from asynctune.worker.channel import SocketChannel
+from asynctune.worker.checkpoint import damage
 from asynctune.worker.state import copied, read
 from asynctune.worker.trial import Trial
 from tests.runs import local, options
@@ -249,11 +251,11 @@ def test_a_checkpoint_that_crosses_a_pause_passes_for_it(tmp_path: Path) -> None
 
         really = state.write
 
-        def write(directory: Path, snapshot: Any) -> None:
-            if directory.name.startswith(".0-0-1."):
+        def write(draft: Any, snapshot: Any) -> None:
+            if draft.path.name == "0-0-1":
                 while not told.exists():
                     time.sleep(0.005)
-            really(directory, snapshot)
+            really(draft, snapshot)
 
         if trial.id == 0:
             state.write = write
@@ -289,6 +291,47 @@ def test_a_checkpoint_that_crosses_a_pause_passes_for_it(tmp_path: Path) -> None
     assert (mine[1].step, mine[1].checkpoint) == (2, "0-0-2")
     assert not (tmp_path / "run" / CHECKPOINTS / "0-0-1").exists()
     assert [trial.step for trial in result.trials] == [4, 4]
+
+
+# Sums.
+
+
+@pytest.mark.parametrize("chunk", [2**16, 10**4, 2**24])
+def test_a_flipped_byte_of_a_large_file_passes_for_the_checkpoint(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """The sums that were taken while it was written, and those of several threads that read it."""
+    monkeypatch.setattr(checkpoint, "CHUNK", chunk)
+    monkeypatch.setattr(checkpoint, "PIECE", 2**14)
+
+    def train(trial: Trial) -> None:
+        trial.track(model=torch.nn.Linear(300, 300))
+        trial.on_save(lambda directory: (directory / "notes").write_bytes(bytes(10**5)))
+        for _ in trial.steps(1):
+            trial.report(loss=1)
+
+    path = saved(run, train)
+    assert damage(str(path)) is None
+    for name in ("state.pt", "notes"):
+        whole = (path / name).read_bytes()
+        for place in (0, 1, chunk - 1, chunk, chunk + 1, 3 * chunk, len(whole) - 1):
+            flipped = bytearray(whole)
+            flipped[min(place, len(whole) - 1)] ^= 4
+            (path / name).write_bytes(flipped)
+            assert f"'{name}' has changed" in str(damage(str(path)))
+        (path / name).write_bytes(whole[:-1])
+        assert f"'{name}' must have" in str(damage(str(path)))
+        (path / name).write_bytes(whole)
+    assert damage(str(path)) is None
+
+
+def test_a_manifest_with_more_sums_than_chunks_is_an_error(run: Runner) -> None:
+    path = saved(run, counting(1))
+    manifest = msgspec.msgpack.decode((path / "manifest.msgpack").read_bytes())
+    [(name, (size, sums))] = manifest.items()
+    for others in ([], [*sums, 0], [-1]):
+        (path / "manifest.msgpack").write_bytes(msgspec.msgpack.encode({name: (size, others)}))
+        assert "'state.pt' has changed" in str(damage(str(path)))
 
 
 # The copy.

@@ -7,6 +7,7 @@ Nothing in it is ever unpickled: reading a checkpoint executes nothing.
 
 import errno
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -14,16 +15,20 @@ import msgspec
 from asynctune.errors import AsynctuneError, InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
+    from typing import BinaryIO
 
 __all__ = ["FULL", "MANIFEST", "DiskError", "Draft", "damage", "disk_fault", "seal"]
 
 MANIFEST = "manifest.msgpack"  # the path of each other file -> its size in bytes, and the CRC-32 of each `CHUNK` of it
 
 CHUNK = 2**24  # bytes of a file that have a CRC-32 of their own: several are computed at a time
+PIECE = 2**20  # bytes that are read or written at once
 THREADS = 8  # at most: one reads 0.7 to 1.5 GB/s
+
+_Digest = tuple[int, list[int]]  # of a file: its size in bytes, and the CRC-32 of each `CHUNK`
 
 #: Numbers of the errors that say that a disk is full, and of all that are the disk's fault where something is written.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -35,7 +40,7 @@ class DiskError(AsynctuneError):
 
 
 class Draft:
-    """A checkpoint in the making. `directory` is where to write; `commit` gives it its name.
+    """A checkpoint in the making. `directory` is where to write, or `create`, which sums up what is written; `commit` gives it its name.
 
     As a context it watches over what is done for it: after an error nothing is left, and one of the disk's comes out as `DiskError`.
 
@@ -49,17 +54,26 @@ class Draft:
         self.directory = path.parent / f".{path.name}.{os.getpid()}"
         self._replaced = path.parent / f"{self.directory.name}.replaced"
         self._durable = durable
+        self._digests: dict[str, _Digest] = {}
 
     def make(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.mkdir(mode=0o700)
+
+    @contextmanager
+    def create(self, name: str) -> "Iterator[_Summed]":
+        """A new file, to be written from its beginning to its end. Its sums are taken on the way: it is not read for them."""
+        with open(self.directory / name, "xb") as file:
+            summed = _Summed(file)
+            yield summed
+        self._digests[name] = summed.size, summed.sums
 
     def commit(self) -> int:
         """Let it take its name, whole. Return its size in bytes.
 
         Raises `InvalidArgument` where something in it is neither a file nor a directory.
         """
-        size = seal(self.directory, durable=self._durable)
+        size = seal(self.directory, durable=self._durable, digests=self._digests)
         try:
             # An attempt that was lost before it could say so may have left one of this name.
             self.path.rename(self._replaced)
@@ -122,9 +136,13 @@ def damage(directory: str) -> str | None:
 _decode_manifest = msgspec.msgpack.Decoder(dict[bytes, tuple[int, list[int]]]).decode
 
 
-def seal(directory: "Path", *, durable: bool) -> int:
-    """Write the manifest; with `durable`, all of a checkpoint to disk. Return its size in bytes."""
-    files = {os.fsencode(path): _digest(os.path.join(directory, path)) for path in sorted(_files(directory))}
+def seal(directory: "Path", *, durable: bool, digests: "Mapping[str, _Digest] | None" = None) -> int:
+    """Write the manifest; with `durable`, all of a checkpoint to disk. Return its size in bytes. Files in `digests` are not read."""
+    digests = digests or {}
+    files = {
+        os.fsencode(path): digests.get(path) or _digest(os.path.join(directory, path))
+        for path in sorted(_files(directory))
+    }
     manifest = msgspec.msgpack.encode(files)
     with open(directory / MANIFEST, "xb") as file:
         file.write(manifest)
@@ -155,7 +173,33 @@ def _files(directory: "str | os.PathLike[str]") -> set[str]:
     return files
 
 
-def _digest(path: str) -> tuple[int, list[int]]:
+class _Summed:
+    """A file that is written once, and sums up what passes."""
+
+    def __init__(self, file: "BinaryIO") -> None:
+        self.size = 0
+        self.sums: list[int] = []
+        self._file = file
+
+    def write(self, data: "bytes | memoryview") -> int:
+        from zlib import crc32
+
+        view = memoryview(data)
+        while view:
+            if self.size % CHUNK == 0:
+                self.sums.append(0)
+            piece = view[: min(PIECE, CHUNK - self.size % CHUNK)]
+            self.sums[-1] = crc32(piece, self.sums[-1])
+            self._file.write(piece)
+            self.size += len(piece)
+            view = view[len(piece) :]
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _digest(path: str) -> "_Digest":
     """The size of a file in bytes, and the CRC-32 of each `CHUNK` of it."""
     # Read, not mapped: where the disk fails, reading is an OSError, and a map the end of the process.
     descriptor = os.open(path, os.O_RDONLY)
@@ -175,7 +219,7 @@ def _sum(descriptor: int, sums: list[int], chunks: "Iterator[int]") -> None:
     """Put the CRC-32 of each chunk into `sums`."""
     from zlib import crc32
 
-    buffer = memoryview(bytearray(min(2**20, os.fstat(descriptor).st_size)))
+    buffer = memoryview(bytearray(min(PIECE, os.fstat(descriptor).st_size)))
     for chunk in chunks:
         crc, offset, end = 0, chunk * CHUNK, (chunk + 1) * CHUNK
         while offset < end and (count := os.preadv(descriptor, [buffer[: end - offset]], offset)):

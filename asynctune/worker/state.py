@@ -16,6 +16,8 @@ from asynctune.worker.hyperparameters import Group
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from asynctune.worker.checkpoint import Draft
+
 __all__ = ["Snapshot", "copied", "read", "write"]
 
 _ARRAY = 1  # MessagePack extension: a numpy array in numpy's own file format
@@ -57,7 +59,7 @@ def copied(value: Any, copies: dict[Any, Any] | None = None) -> Any:
     return copy.deepcopy(value)
 
 
-def write(directory: "Path", snapshot: Snapshot) -> None:
+def write(draft: "Draft", snapshot: Snapshot) -> None:
     """Write a snapshot into a checkpoint.
 
     Raises:
@@ -67,19 +69,18 @@ def write(directory: "Path", snapshot: Snapshot) -> None:
     """
     contents = _plain(snapshot._asdict())
     if snapshot.state and (torch := sys.modules.get("torch")):
-        path = directory / "state.pt"
-        # Given the path, torch writes by itself, and says of a full disk that it is an error.
-        with open(path, "xb") as file:
-            # The manifest has sums of its own. Those of the zip archive, which torch itself never looks at, take as long as the writing.
-            summed = torch.serialization.get_crc32_options()
-            torch.serialization.set_crc32_options(False)
-            try:
+        # The manifest has sums of its own. Those in the zip archive, which torch itself never looks at, take as long again.
+        summed = torch.serialization.get_crc32_options()
+        torch.serialization.set_crc32_options(False)
+        try:
+            # Given the path, torch writes by itself, and says of a full disk that it is an error.
+            with draft.create("state.pt") as file:
                 torch.save(contents, file)
-            finally:
-                torch.serialization.set_crc32_options(summed)
-        _check(torch, path, snapshot)
+        finally:
+            torch.serialization.set_crc32_options(summed)
+        _check(torch, draft.directory / "state.pt", snapshot)
     else:
-        with open(directory / "state.msgpack", "xb") as file:
+        with draft.create("state.msgpack") as file:
             file.write(msgspec.msgpack.encode(contents, enc_hook=_pack))
 
 

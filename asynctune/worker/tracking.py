@@ -150,7 +150,7 @@ class Tracked:
         def complete() -> tuple[str, int]:
             with draft:
                 if snapshot.state or snapshot.drawn:
-                    state.write(draft.directory, snapshot)
+                    state.write(draft, snapshot)
                 self._last = name, draft.commit()
             return self._last
 
