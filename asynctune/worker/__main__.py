@@ -59,6 +59,9 @@ def serve(channel: SocketChannel, log: int) -> None:
                         os.dup2(
                             log, descriptor
                         )  # the last trial may have closed it; then the next file opened has its number
+                    # What it compiled for other trials counts toward a limit of 8, after which it would compile no more.
+                    if (dynamo := sys.modules.get("torch._dynamo")) is not None:
+                        dynamo.reset()
                     session = run_job(function, frame, channel)
                 case Save():
                     save_ended(session, frame, channel)
