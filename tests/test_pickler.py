@@ -88,6 +88,21 @@ def test_what_a_script_defines_is_not_sent(tmp_path: Path) -> None:
     assert trials(tmp_path, PROCESSES, 2) == [[None, 6 * 67.0]] * 2
 
 
+def test_a_function_that_uses_torch_distributed_and_a_config_is_not_sent() -> None:
+    code = """
+import torch.distributed, torch.distributed.config, pickle
+from asynctune.worker.pickler import dumps
+
+def train(trial):
+    return torch.distributed.is_initialized(), trial.config
+
+other = pickle.loads(dumps(train))
+assert other is not train
+assert other.__globals__["torch"] is torch
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=110)
+
+
 LOADERS = """
 import collections, json, os, sys
 

@@ -38,6 +38,7 @@ from asynctune._wire import (
 from asynctune.errors import AsynctuneError, InvalidArgument, TrialEnded, check_integer
 from asynctune.worker.command import command
 from asynctune.worker.job import error_frame
+from asynctune.worker.pickler import dumps
 from asynctune.worker.session import Session
 from asynctune.worker.trial import Trial
 
@@ -120,10 +121,8 @@ class _Distributed:
         self._backend = backend
 
     def __reduce__(self) -> tuple[object, ...]:
-        import cloudpickle
-
         # As bytes, which go on to the other ranks as they came: rank 0's trials may leave their traces in a script's globals.
-        return _Rank0, (cloudpickle.dumps(self._train), self._processes, self._backend)
+        return _Rank0, (dumps(self._train), self._processes, self._backend)
 
     def __call__(self, trial: Trial) -> NoReturn:
         raise InvalidArgument("a distributed trial needs a worker, and slots='inline' has none")

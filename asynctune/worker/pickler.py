@@ -1,19 +1,43 @@
-"""Pickler: how multiprocessing sends what the user's script defines, from a worker to the processes that it starts, and back.
+"""Pickler: how what the user's script defines is sent to other processes, which cannot import it: by value.
 
-Classes and functions of a script reached the worker by cloudpickle: its own `__main__` has none of them. Left to itself, multiprocessing
-sends them by their names there; then no DataLoader worker that is spawned starts, and a batch of a forked one never arrives.
+To a worker as to all that a worker starts. Left to itself, multiprocessing sends the classes and functions of a script by their names in
+`__main__`, of which a worker has none: no DataLoader worker that is spawned would start, and a batch of a forked one never arrive.
 """
 
 import pickle
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, ClassVar
 
-__all__ = ["install"]
+__all__ = ["dumps", "install"]
 
 _WHERE = "multiprocessing.reduction"
+
+
+def dumps(thing: object) -> bytes:
+    """A function or class pickled by cloudpickle, which `pickle.loads` takes. Raises what cloudpickle does."""
+    import io
+
+    buffer = io.BytesIO()
+    _by_value()(buffer).dump(thing)
+    return buffer.getvalue()
+
+
+def _by_value() -> Any:
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, thing: object) -> Any:
+            # Modules of classes of their own, of which cloudpickle knows nothing, go by name as others do. It comes upon
+            # `torch.distributed.config`, for one, in a function that uses `torch.distributed` and `trial.config`.
+            if isinstance(thing, ModuleType) and type(thing) is not ModuleType:
+                return import_module, (thing.__name__,)
+            return super().reducer_override(thing)
+
+    return Pickler
 
 
 def install() -> None:
@@ -48,14 +72,12 @@ def _replace(reduction: Any) -> None:
     from collections import ChainMap
     from multiprocessing.process import BaseProcess
 
-    import cloudpickle
+    by_value: Any = _by_value()
 
-    class Pickler(reduction.ForkingPickler, cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(reduction.ForkingPickler, by_value):  # type: ignore[misc]
         # ForkingPickler's own sets `dispatch_table` when it is too late for one that a class has, as cloudpickle's does.
-        __init__ = cloudpickle.Pickler.__init__
-        dispatch_table: ClassVar[Any] = ChainMap(
-            reduction.ForkingPickler._extra_reducers, cloudpickle.Pickler.dispatch_table
-        )
+        __init__ = by_value.__init__
+        dispatch_table: ClassVar[Any] = ChainMap(reduction.ForkingPickler._extra_reducers, by_value.dispatch_table)
 
         def dump(self, thing: object) -> None:
             super().dump(_Sent(thing) if isinstance(thing, BaseProcess) else thing)

@@ -57,6 +57,8 @@ class Residue:
 
     def clear(self) -> str | None:
         """Ahead of the next trial, when nothing refers to the last one any more: collect what is left of it. Returns as `left` does."""
+        if dynamo := sys.modules.get("torch._dynamo"):
+            dynamo.reset()  # what was compiled for other trials counts toward a limit of eight, after which nothing is compiled any more
         gc.collect()
         if len(sys.modules) != self._modules:
             gc.freeze()
