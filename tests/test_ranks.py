@@ -17,6 +17,8 @@ from asynctune.torch import distributed
 from tests.proctable import marked
 from tests.runs import local, options
 
+pytestmark = pytest.mark.timeout(400)  # each rank imports torch
+
 SPACE: dict[str, Any] = {"lr": at.uniform(0.01, 0.1), "momentum": at.uniform(0.1, 0.9)}
 COMPLETED, STOPPED, FAILED = TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED
 
@@ -187,7 +189,9 @@ def odd(trial: at.Trial) -> object:
             for _ in range(3):
                 trial.report(score=1.0)
         case 5:
-            dist.destroy_process_group()
+            dist.all_reduce(torch.ones(1))
+            if rank == 1:
+                dist.destroy_process_group()  # as scripts for torchrun do
             return 0.5
         case 6:
             if rank == 1:
