@@ -14,8 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import cloudpickle
-
 from asynctune import _wire as wire
 from asynctune.engine import Engine
 from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed, check_integer
@@ -30,6 +28,7 @@ from asynctune.searchers import Searcher
 from asynctune.slots import Slots, resolve
 from asynctune.space import Space
 from asynctune.study import Study
+from asynctune.worker import pickler
 
 __all__ = ["Train", "Tuner"]
 
@@ -389,7 +388,7 @@ def _check_trainable(train: object) -> None:
 
 def _pickled(train: Train) -> bytes:
     try:
-        return bytes(cloudpickle.dumps(train))
+        return pickler.dumps(train)
     except Exception as error:
         raise InvalidArgument(
             f"train must be picklable, to be sent to a worker: {error}; what it needs of this kind, make inside of it"

@@ -408,7 +408,7 @@ class _Ranks:
                 return
             session = self._session
             busy = monotonic() - self._began - session.away
-            session.give_up(error_frame(session.run.job, self._reason, busy, self._log))
+            session.give_up(error_frame(session.run.job, self._reason, busy, self._log, "its ranks are gone"))
 
     def _next(self, readable: select.poll) -> RankFailed | None:
         """Take in what comes from ranks next. Return which of them failed."""
