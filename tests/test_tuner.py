@@ -267,8 +267,8 @@ def test_the_time_budget_pauses_what_runs(tmp_path: Path) -> None:
             time.sleep(0.01)
             trial.report(score=1.0)
 
-    result = at.run(train, SPACE, **options(tmp_path, num_trials=None, time_budget=0.6))
-    assert result.stopping == "the time budget of 0.6 s is used up"
+    result = at.run(train, SPACE, **options(tmp_path, num_trials=None, time_budget=3))
+    assert result.stopping == "the time budget of 3 s is used up"
     assert [trial.state for trial in result.trials] == [PAUSED, PAUSED]
     for trial in result.trials:
         assert trial.checkpoint is not None
