@@ -127,7 +127,8 @@ class Engine:
         self._records: deque[Record] = deque()  # that are to happen
         self._committing = False
         self._running: dict[int, Slot] = {}  # trial -> the slot that runs it
-        self._alone: set[int] = set()  # trials that ran out of memory: their next start has its GPUs to itself
+        self._short: set[int] = set()  # trials that ran out of memory: their next start has its GPUs to itself
+        self._tried: set[int] = set()  # those that have had such a start
         self._supervisor: Supervisor | None = None
         self._advisor: Advisor | None = None
         self._suggesting = False
@@ -280,12 +281,17 @@ class Engine:
                 return None
             now = self._now()
             offer = self._study.offer(slot.spec.index, time=now)
-            self._reserve(slot, isinstance(offer, Started) and offer.trial in self._alone)
+            alone = isinstance(offer, Started) and offer.trial in self._short
+            elsewhere = alone and any(other.alone and not other.active for other in self._slots if other is not slot)
+            self._reserve(slot, alone and not elsewhere)
+            if elsewhere:
+                return None  # that slot waits for it
+            if alone and any(other.worker is not None or other.active for other in slot.neighbours):
+                slot.wear("a trial needs its GPU alone")  # the next one is hired when the others' memory is free
+                return None
             if offer is None or slot.worker is None or slot.worn is not None:
                 return offer
             if isinstance(offer, Started):
-                if slot.alone and any(other.worker is not None for other in slot.neighbours):
-                    return None
                 if self._fresh and slot.started is not None and not slot.goes_on(offer):
                     slot.wear("each trial has a process of its own")
                 else:
@@ -304,6 +310,7 @@ class Engine:
     async def _retire(self, slot: Slot) -> None:
         """Let a worker go that is worn, once all is heard that it still has to say."""
         if slot.parked:
+            self._watch.began(slot.spec.index, monotonic())
             self._send(slot, wire.End(slot.job))
         while slot.parked:
             await self._change()
@@ -321,11 +328,18 @@ class Engine:
             return
         on_death = functools.partial(self._guarded, self._died, slot)
         if slot.job:
-            in_use = await self._gate.passed(slot.spec.gpus, lambda: not any(other.worker for other in slot.neighbours))
+            in_use = await self._gate.passed(slot.spec.gpus, functools.partial(self._matters, slot))
             if in_use is not None:
                 note(slot.log, in_use)
+            if self._study.stopping or self._study.done:
+                return
         self._watch.spawned(slot.spec.index, monotonic())
         await slot.hire(self._load, self._supervisor, on_frames, on_death)
+
+    def _matters(self, slot: Slot) -> bool:
+        """Whether memory that is in use on the slot's GPUs should be waited for: not beside others, whose it may be, nor at the end."""
+        over = self._study.stopping or self._study.done
+        return not over and not any(other.worker for other in slot.neighbours)
 
     async def _consult(self, trial: int) -> None:
         """Have a slow suggestion made."""
@@ -358,6 +372,10 @@ class Engine:
             slot.started = started
         slot.parked = False
         slot.active = True
+        if started.trial in self._short:
+            self._short.remove(started.trial)
+            self._tried.add(started.trial)
+            self._wake()  # others may have waited for it
         self._commit(started)
         self._running[started.trial] = slot
         if in_place:
@@ -431,7 +449,10 @@ class Engine:
             self._store.saved(name, frame.size)
             if slot.runs(frame.job) and not (frame.paused or self._study.runs_on(trial)):
                 # It crossed the word to pause, or to stop; what that leads to is yet to come.
-                self._store.release(name)()
+                if name != self._study.checkpoint(
+                    trial
+                ):  # as where a trial that was retried has come to the same step again
+                    self._store.release(name)()
                 return
         saved = Saved(time=self._now(), trial=trial, segment=segment, step=frame.step, checkpoint=name)
         self._commit(saved)
@@ -460,9 +481,9 @@ class Engine:
             raise RunFailed(f"trial {slot.jobs[frame.job][0]} cannot write: {frame.error}")
         elif self._left(slot, frame):
             # Once more where it has the GPU to itself, and no oftener: it would not do better.
-            again = not (frame.memory and slot.trial in self._alone)
+            again = not (frame.memory and slot.trial in self._tried)
             if frame.memory:
-                self._alone.add(slot.trial)
+                self._short.add(slot.trial)
             self._fail(slot, frame.error, frame.traceback, again=again)
 
     def _lost(self, slot: Slot, frame: wire.Lost) -> None:

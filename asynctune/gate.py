@@ -43,6 +43,8 @@ class Gate:
         while watched and matters():
             used = await asyncio.to_thread(used_memory, watched)
             excess = {gpu: used.get(gpu, 0) - self._before[gpu] for gpu in watched}
+            # What was in use before the run may have been somebody's who has left since.
+            self._before |= {gpu: size for gpu, size in used.items() if size < self._before[gpu]}
             if max(excess.values()) <= SLACK:
                 return None
             if monotonic() >= until:

@@ -46,6 +46,10 @@ def processes(tmp_path: Path, train: Callable[[at.Trial], object], **more: Any) 
         ("XlaRuntimeError", "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes."),
         ("RuntimeError", "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
         ("MemoryError", ""),
+        ("RuntimeError", "CUDA driver error: out of memory"),
+        ("RuntimeError", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        ("RuntimeError", "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+        ("OSError", "[Errno 12] Cannot allocate memory"),
     ],
 )
 def test_out_of_memory_is_known_by_what_libraries_say(kind: str, text: str) -> None:
@@ -298,6 +302,25 @@ def test_a_trial_that_ran_out_of_memory_is_tried_again_beside_others(
     assert [(failed.trial, failed.retry) for failed in failures] == [(0, True)]
     assert {trial.value for trial in result.trials} == {1.0}
     assert "asynctune: the worker was replaced: a trial needs its GPU alone" in log(tmp_path, 1) + log(tmp_path, 2)
+
+
+def test_a_trial_that_once_ran_out_of_memory_clears_its_gpu_at_every_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @local
+    def at_first_too_large(trial: at.Trial) -> None:
+        mark = trial.dir / "again"
+        if trial.id == 0 and not mark.exists():
+            mark.touch()
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        trial.on_save(lambda directory: None)
+        for step in trial.steps():
+            trial.report(score=step * trial.config["x"])
+
+    share(monkeypatch, "GPU-a", "GPU-a")
+    scheduler = at.PBT(perturbation_interval=2, max_resource=12)
+    at.run(at_first_too_large, ONE, scheduler=scheduler, **options(tmp_path, num_trials=4, max_failures=1))
+    assert (log(tmp_path, 0) + log(tmp_path, 1)).count("a trial needs its GPU alone") <= 2
 
 
 def test_a_trial_alone_on_its_gpu_that_runs_out_of_memory_is_tried_for_ever(

@@ -184,7 +184,7 @@ def test_an_integer_is_not_that_many_cpu_slots(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_gpu_that_is_not_there_is_refused_without_a_way_out() -> None:
-    with pytest.raises(InvalidArgument, match=r"found no GPU; for CPU slots write slots=4"):
+    with pytest.raises(InvalidArgument, match=r"found no GPU; for CPU slots write slots=4 or gpus_per_trial=0"):
         slots_of(Slots(), (), usable=4)
     found = Found(gpus=gpus(2))
     for environ, why in (

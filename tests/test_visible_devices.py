@@ -191,7 +191,7 @@ def test_an_amd_gpu_is_missed_or_invented(amd: Path) -> None:
         ("GPU 0", "GPU-a1b2c3d4e5f60718", "0000:01:00.0", None),
         ("GPU 1", "GPU-a1b2000000000002", "0000:02:00.0", 0),
         ("GPU 2", "GPU-0000000000000042", "0000:03:00.0", 0),
-        ("GPU 3", "GPU-0000000000000000", "0000:0b:00.0", 4),
+        ("GPU 3", "0000:0b:00.0", "0000:0b:00.0", 4),
     ]
     assert {(gpu.name, gpu.memory) for gpu in found.gpus} == {("aqua_vanjaram", 192 << 30)}
     assert found.amd

@@ -1141,3 +1141,28 @@ def test_a_state_that_torch_would_not_load_again_is_refused_at_the_first_save(
 
     assert "may hold tensors, numbers, strings" in failure(run(train, Driver(at(1, wire.Save(1)))))
     assert list(run.checkpoints.iterdir()) == []
+
+
+def test_a_loss_that_still_has_its_gradient_warns(run: Runner) -> None:
+    torch = pytest.importorskip("torch")
+    driver = run(lambda trial: trial.report(loss=torch.ones(1, requires_grad=True).sum()))
+    assert driver.sent[0] == wire.Report(1, 1, {"loss": 1.0})
+
+
+def test_a_checkpoint_of_an_own_loop_is_a_step_ahead_of_its_name(run: Runner, clock: Clock) -> None:
+    steps: list[int] = []
+
+    def train(trial: Trial) -> None:
+        trained = 0
+
+        def save(directory: Path) -> None:
+            steps.append(trained)
+
+        trial.on_save(save)
+        for _ in range(3):
+            trained += 1
+            clock.advance(10)
+            trial.report(loss=1)
+
+    driver = run(train, checkpoint_every=5.0)
+    assert steps == [frame.step for frame in driver.sent if isinstance(frame, wire.Saved)] == [1, 2, 3]

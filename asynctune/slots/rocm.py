@@ -42,8 +42,9 @@ def gpus(root: Path = Path("/")) -> list[Gpu]:
         banks = map(_properties, sorted((directory / "mem_banks").glob("*")))
         place = properties["location_id"]
         bus = f"{properties.get('domain', 0):04x}:{place >> 8 & 0xFF:02x}:{place >> 3 & 0x1F:02x}.{place & 7:x}"
+        number = properties.get("unique_id", 0)  # consumers' cards have none
         gpu = Gpu(
-            uuid=f"GPU-{properties.get('unique_id', 0):016x}",  # consumers' cards have none: 0
+            uuid=f"GPU-{number:016x}" if number else bus,
             token=str(len(found)),
             label=f"GPU {len(found)}",
             name=_read(directory / "name").strip() or "AMD GPU",
@@ -78,7 +79,7 @@ def select(environ: Mapping[str, str], gpus: Sequence[Gpu]) -> tuple[list[Gpu], 
     def of_rocr(entry: str) -> Gpu | str:
         entry = entry.strip().upper()
         if entry.startswith("G"):
-            matches = [gpu for gpu in gpus if int(gpu.uuid[4:], 16) and gpu.uuid.upper().startswith(entry)]
+            matches = [gpu for gpu in gpus if gpu.uuid.upper().startswith(entry)]
             return matches[0] if len(matches) == 1 and len(entry) > 4 else f"({entry!r}) does not match one GPU"
         return gpus[int(entry)] if entry.isdecimal() and int(entry) < len(gpus) else f"({entry!r}) is not valid"
 

@@ -155,7 +155,7 @@ def _shares(slots: Slots, found: Found, usable: int, environ: Mapping[str, str])
             settings = ", ".join(f"{name}={environ[name]!r}" for name in SETTINGS if name in environ)
             there = f"{len(gpus)} of {len(found.usable)} visible ({settings or 'no variable hides any'})"
         raise InvalidArgument(
-            f"gpus_per_trial={size} needs as many GPUs, found {there}; for CPU slots write slots={usable}"
+            f"gpus_per_trial={size} needs as many GPUs, found {there}; for CPU slots write slots={usable} or gpus_per_trial=0"
         )
     if size > 1 and (parts := [gpu.label for gpu in gpus if gpu.is_part]):
         raise InvalidArgument(

@@ -32,10 +32,12 @@ from asynctune._wire import (
     Load,
     Loaded,
     Returned,
+    Run,
     ToWorker,
     encode,
 )
 from asynctune.errors import AsynctuneError, InvalidArgument, TrialEnded, check_integer
+from asynctune.worker.channel import Channel
 from asynctune.worker.command import command
 from asynctune.worker.job import error_frame
 from asynctune.worker.pickler import dumps
@@ -70,6 +72,7 @@ class RankFailed(AsynctuneError):
     def __init__(self, rank: int, error: str, frame: Error | None = None) -> None:
         super().__init__(f"rank {rank}: {error}")
         self.frame = frame
+        self.out_of_memory = frame is not None and frame.memory
         if frame is not None:
             self.add_note(f"\nRank {rank}, {frame.traceback}")
 
@@ -329,13 +332,28 @@ class _Ranks:
                 raise self._reason
         frame = End(session.run.job) if session.ended else Continue(session.run.job, session.step + 1)
         for member in self._members:
-            _send(member, frame, socket.MSG_DONTWAIT)
+            self._push(member, encode(frame))
+
+    def _push(self, member: _Member, data: bytes) -> None:
+        """Send to a rank that may be late. Raises why the trial fails if it does meanwhile."""
+        writable = select.poll()
+        writable.register(member.connection, select.POLLOUT)
+        while data:
+            if self._reason is not None:
+                raise self._reason
+            try:
+                if writable.poll(1000 * LOOK_EVERY):
+                    data = data[member.connection.send(data, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # it has ended, which will be heard of
+                return
 
     def part(self) -> None:
         """Wait until the others have returned as well, and take leave of them. Raises `RankFailed`."""
         job = self._session.run.job
         for member in self._members:
-            _send(member, End(job), socket.MSG_DONTWAIT)  # for one that would take more turns than rank 0
+            self._push(member, encode(End(job)))  # for one that would take more turns than rank 0
         if self._expect(Done, GRACE if self._session.ended else None):
             for member in self._members:
                 _send(member, Call(job, pickle.dumps(_end)))
@@ -456,16 +474,10 @@ def _spawn(seat: _Seat) -> _Member:
     return _Member(seat.rank, process, ours, Decoder(FromWorker))
 
 
-def _send(member: _Member, frame: ToWorker, flags: int = 0) -> None:
+def _send(member: _Member, frame: ToWorker) -> None:
     """Send a frame; without effect if the rank has ended, which will be heard of."""
-    try:
-        member.connection.sendall(encode(frame), flags)
-    except BlockingIOError:
-        raise InvalidArgument(
-            f"all ranks must take the same steps and make the same reports, but rank {member.rank} does not follow"
-        ) from None
-    except OSError:
-        pass
+    with suppress(OSError):
+        member.connection.sendall(encode(frame))
 
 
 def _alike(failure: BaseException, error: BaseException) -> bool:
@@ -515,12 +527,18 @@ class _Rank:
 class _Follower(Session):
     """The session of another rank than 0."""
 
+    def __init__(self, run: Run, channel: Channel) -> None:
+        super().__init__(run, channel)
+        self.tracked.goes_on = (
+            False  # the random numbers in the checkpoint are rank 0's: with the same, ranks would drop the same
+        )
+
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Rank 0's reports are the trial's."""
         self.step = step
         self.reported = True
 
-    def settle(self) -> None:
+    def settle(self, *, complete: bool = True) -> None:
         """Wait for what rank 0 has settled."""
         frame = self._channel.receive()
         if isinstance(frame, Continue) and frame.until is not None and frame.until != self.step + 1:

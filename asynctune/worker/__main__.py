@@ -53,7 +53,10 @@ def serve(channel: SocketChannel, log: int) -> None:
                     if frame.cpus:
                         os.sched_setaffinity(0, frame.cpus)
                     for name in frame.preload:
-                        __import__(name)
+                        try:
+                            __import__(name)
+                        except ImportError as error:
+                            raise ImportError(f"preload={name!r}: {error}") from error
                     if frame.function:
                         function = pickle.loads(frame.function)
                     residue = Residue()

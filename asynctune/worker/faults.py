@@ -12,9 +12,15 @@ _OUT_OF_MEMORY = (
     "CUDA error: out of memory",
     "HIP out of memory",
     "HIP error: out of memory",
+    "CUDA driver error: out of memory",
     "CUDA_ERROR_OUT_OF_MEMORY",
     "cudaErrorMemoryAllocation",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+    "Cuda failure 'out of memory'",  # NCCL's
+    "Cannot allocate memory",  # ENOMEM
     "RESOURCE_EXHAUSTED: Out of memory",
     "DefaultCPUAllocator: can't allocate memory",
 )
@@ -27,6 +33,7 @@ _DEVICE = (
     "CUDA_ERROR_",
     "cudaError",
     "CUBLAS_STATUS_",
+    "CUSOLVER_STATUS_",
     "CUDNN_STATUS_",
     "cuDNN error",
     "NCCL error",
@@ -40,7 +47,10 @@ _DEVICE = (
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of a device, or of the host, did not suffice."""
     return any(
-        isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError" or _holds(each, _OUT_OF_MEMORY)
+        isinstance(each, MemoryError)
+        or type(each).__name__ == "OutOfMemoryError"
+        or getattr(each, "out_of_memory", False)  # as of a trial's other ranks
+        or _holds(each, _OUT_OF_MEMORY)
         for each in _chain(error)
     )
 

@@ -58,7 +58,7 @@ def restore(drawn: str) -> None:
 def accessors(thing: Any) -> tuple[Callable[[], str], Callable[[str], object]] | None:
     """How to get the state of a generator of Python's or numpy's as text, and how to set it; None: it is no such generator."""
     random, numpy = sys.modules.get("random"), sys.modules.get("numpy.random")
-    if random is not None and isinstance(thing, random.Random):
+    if random is not None and isinstance(thing, random.Random) and not isinstance(thing, random.SystemRandom):
         return lambda: _encode(thing.getstate()).decode(), lambda text: thing.setstate(_nested(_decode(text)))
     if numpy is not None and isinstance(thing, numpy.RandomState):
         return lambda: _encode(thing.get_state(legacy=False)).decode(), lambda text: thing.set_state(_decode(text))

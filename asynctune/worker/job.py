@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 
 from asynctune._wire import Done, Error, Lost, NotSaved, Report, Run, Save
@@ -42,8 +43,11 @@ def run_job(
             result = function(Trial(session))
         except TrialEnded:
             result = None
-        finally:
-            session.finish()
+        except BaseException:
+            with suppress(Exception):  # the trial's own error comes first
+                session.finish()
+            raise
+        session.finish()
         busy = monotonic() - began - session.away
         reports = _reports(result, session)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the driver hears of it, whatever it is

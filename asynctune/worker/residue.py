@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from _thread import _count as count_threads
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
 
@@ -22,10 +23,16 @@ DEVICE_LEAK = 128 * 2**20
 PATIENCE = 0.2
 
 #: What is in the command lines of children that a library keeps from trial to trial.
-_KEPT_CHILDREN = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", b"torch/_inductor/compile_worker")
+_KEPT_CHILDREN = (
+    b"multiprocessing.resource_tracker",
+    b"multiprocessing.forkserver",
+    b"torch/_inductor/compile_worker",
+    b"loky.backend",  # scikit-learn's and joblib's pool
+)
 
 #: Whose threads are the same.
-_KEPT_THREADS = frozenset({"asynctune", "torch", "tqdm"})
+_KEPT_THREADS = frozenset({"asynctune", "joblib", "loky", "torch", "tqdm"})
+_KEPT_NAMES = frozenset({"fsspecIO"})  # whose function is asyncio's
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -79,6 +86,9 @@ class Residue:
 
     def _host_memory_left(self) -> str | None:
         size = _own_memory()
+        if size - self._least > HOST_LEAK:
+            _give_back()
+            size = _own_memory()
         grown = size - self._least
         self._least = min(size, self._least)
         return f"it has grown by {int(grown) >> 20} MiB over its trials" if grown > HOST_LEAK else None
@@ -115,8 +125,16 @@ def _own_memory() -> float:
     return (resident - shared) * _PAGE
 
 
+def _give_back() -> None:
+    """Have malloc give back what it keeps for later."""
+    import ctypes
+
+    with suppress(AttributeError, OSError):  # not glibc's
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _is_foreign(thread: Any, threading: Any) -> bool:
-    if thread is threading.main_thread() or isinstance(thread, threading._DummyThread):
+    if thread is threading.main_thread() or isinstance(thread, threading._DummyThread) or thread.name in _KEPT_NAMES:
         return False
     runs = getattr(thread, "_target", None) or type(thread)
     return str(getattr(runs, "__module__", "")).partition(".")[0] not in _KEPT_THREADS

@@ -46,14 +46,17 @@ class Session:
             while (frame := self._channel.poll()) is not None:
                 self._obey(frame)
 
-    def settle(self) -> None:
-        """Carry out what the driver asked for, and wait for the answer if one is due. After it, `ended` is up to date."""
-        if self._waiting or self._saving or self.run.checkpoint_every:
-            self._carry_out()
+    def settle(self, *, complete: bool = True) -> None:
+        """Carry out what the driver asked for, and wait for the answer if one is due. After it, `ended` is up to date.
+
+        Unless the state is `complete`, the one after `step`, no periodic checkpoint is made.
+        """
+        if self._waiting or self._saving or (complete and self.run.checkpoint_every):
+            self._carry_out(complete)
         if self.on_settled is not None:
             self.on_settled()
 
-    def _carry_out(self) -> None:
+    def _carry_out(self, complete: bool) -> None:
         every = self.run.checkpoint_every
         began = monotonic()
         while self._waiting and not self.ended:
@@ -65,7 +68,7 @@ class Session:
                 self._wait()  # an error of its is one of this trial's, from here on
             if self._saving:
                 self.save()
-            elif every is not None and self.tracked.saveable and began - self._saved >= every:
+            elif complete and every is not None and self.tracked.saveable and began - self._saved >= every:
                 self._save_meanwhile()
         self.away += monotonic() - began
 

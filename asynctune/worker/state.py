@@ -54,6 +54,8 @@ def copied(value: Any, copies: dict[Any, Any] | None = None) -> Any:
         return same
     if type(value) is list or type(value) is tuple:
         return type(value)(copied(inner, copies) for inner in value)
+    if isinstance(value, tuple) and hasattr(value, "_make"):
+        return value._make(copied(inner, copies) for inner in value)
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
     return copy.deepcopy(value)

@@ -44,7 +44,7 @@ class Tracked:
         self._restored: Snapshot | None = None
         self._last = ("", 0)  # name and size of the last checkpoint made
         name = os.path.basename(run.restore or "")
-        self._goes_on = name.startswith(f"{run.trial}-{run.segment}-")  # from a checkpoint of its own
+        self.goes_on = name.startswith(f"{run.trial}-{run.segment}-")  # from a checkpoint of its own
 
     @property
     def saveable(self) -> bool:
@@ -79,8 +79,8 @@ class Tracked:
 
         After an exploit they do not: the checkpoint is another trial's, and two trials with the same numbers to come are less than two.
         """
-        if self._goes_on:
-            self._goes_on = False
+        if self.goes_on:
+            self.goes_on = False
             generators.restore(self._snapshot().drawn)
 
     def _snapshot(self) -> Snapshot:

@@ -149,7 +149,7 @@ class Trial:
         """
         session = self._session
         if not self._looping:
-            session.settle()  # a loop left by `break` may still owe its last answer
+            session.settle(complete=False)  # a loop left by `break` may still owe its last answer
             if session.ended:
                 raise TrialEnded(f"trial {self.id} ended after step {session.step}")
         values = measurements(more if metrics is None else {**metrics, **more}, session.run.metric)
@@ -225,6 +225,8 @@ def _real(name: str, value: Any) -> float:
         kind = getattr(getattr(value, "dtype", None), "kind", None)
         if not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0 or kind in _NOT_REAL:
             raise TypeError(f"metric {name!r} must be a real number, got {type(value).__name__}")
+        if getattr(value, "requires_grad", False):  # torch would warn
+            value = value.detach()
     try:
         return float(value)
     except OverflowError:
