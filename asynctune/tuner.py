@@ -63,7 +63,7 @@ class Tuner:
         trial_timeout: seconds from a trial's start in a slot after which it has failed, and its worker is killed; default: none.
         report_timeout: the same for seconds without a report.
         max_failures: how often a failed trial is tried again, from its last checkpoint.
-        durability: `"process"`: whatever happens to a process, nothing is lost; a power cut may cost the last records.
+        durability: `"process"`: whatever happens to a process, nothing is lost; a power cut may cost the last records, and trials their progress.
             `"power"`: every record is on the disk (fdatasync) before a trial learns what follows from it.
         checkpoint_every: seconds between checkpoints of a running trial; default None: only when one is needed.
         keep_checkpoints: bytes; checkpoints that nothing needs any more stay as long as all together take no more than this;
