@@ -19,7 +19,7 @@ test: $(CORE)  ## what runs on every change: two files at a time, since half of 
 	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: $(CORE)  ## the slow tests; none collected (pytest's status 5) is no failure
-	$(PY) -m pytest -m "slow and not gpu" || { status=$$?; [ $$status -eq 5 ] && echo "there are no slow tests" || exit $$status; }
+	$(PY) -m pytest -m "slow and not gpu" --timeout 600 --override-ini faulthandler_timeout=590 || { status=$$?; [ $$status -eq 5 ] && echo "there are no slow tests" || exit $$status; }
 
 test-gpu: $(CORE)  ## what only a GPU can show; ASYNCTUNE_MNIST names the folder of MNIST's four idx gzip files
 	$(PY) -m pytest -m gpu -rs

@@ -227,7 +227,7 @@ def hand_over_rows(count: int, repeat: int) -> list[Row]:
         warm, fresh = in_turn(
             repeat,
             partial(hand_overs, imports, body, count=count),
-            partial(hand_overs, imports, body, count=10, fresh=True),
+            partial(hand_overs, imports, body, count=min(10, count // 4), fresh=True),
         )
         rows.append(
             Row(

@@ -15,7 +15,7 @@ BENCH = Path(__file__).parent.parent / "bench"
 def test_benchmark_does_not_run(name: str, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(BENCH / f"{name}.py"), "--quick", "--json", str(figures)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert run.returncode == 0, run.stderr
     document = json.loads(figures.read_text(encoding="utf-8"))
     assert document["quick"] is True
