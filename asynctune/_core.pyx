@@ -1,17 +1,19 @@
-"""Core: the decisions on arrays. Random streams, domains, rungs, generations.
+"""Core: the decisions on arrays. Random streams, domains, rungs, generations, Parzen windows.
 
 Nothing here knows what a trial's configuration means, and nothing is thread-safe but where it says so: one loop owns each object.
 `def` checks, `nogil` computes.
 """
 
 cimport cython
-from libc.math cimport INFINITY, NAN, ceil, copysign, exp, fabs, floor, isfinite, isnan, log, rint, sqrt
+from libc.math cimport INFINITY, M_PI, NAN, ceil, copysign, erf, exp, fabs, floor, isfinite, isnan, log, rint, sqrt
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove, memset
 
 cdef extern from *:
     void prefetch "__builtin_prefetch" (const void *address) noexcept nogil
+
+import math
 
 import numpy as np
 
@@ -312,9 +314,7 @@ cdef double draw(const Domain *domain, Bits *stream) noexcept nogil:
     """A value drawn from its domain."""
     cdef double value
     if domain.kind == NORMAL:
-        # The middle of one of 2^52 cells: never 0, never 1.
-        value = normal_quantile(((next_bits(stream) >> 12) + 0.5) / 4503599627370496.0)
-        value = domain.low + domain.high * value
+        value = domain.low + domain.high * normal_quantile(next_cell(stream))
     elif domain.kind == LOG:
         value = exp(domain.log_low + domain.log_range * next_uniform(stream))
         if domain.step == 1:
@@ -1238,3 +1238,540 @@ cdef class Generations:
             generations.append((depth, results, saved, waiting, generation.decided, bool(generation.queued)))
         first = None if self.first is None else self.first.depth
         return members, generations, first, heap_state(&self.queue), list(self.freed)
+
+
+# --------------------------------------------------------------------------------------------- Parzen windows
+
+
+cdef inline int make_room(Run *run) except -1 nogil:
+    """Make room for one more observation."""
+    cdef Py_ssize_t capacity = 2 * run.capacity if run.capacity else 4
+    cdef Observation *entries
+    if run.size < run.capacity:
+        return 0
+    entries = <Observation *> realloc(run.entries, capacity * sizeof(Observation))
+    if not entries:
+        raise MemoryError
+    run.entries, run.capacity = entries, capacity
+    return 0
+
+
+cdef inline void insert_at(Run *run, Py_ssize_t i, const Observation observation) noexcept nogil:
+    """Insert an observation, for which there is room."""
+    memmove(&run.entries[i + 1], &run.entries[i], (run.size - i) * sizeof(Observation))
+    run.entries[i] = observation
+    run.size += 1
+
+
+cdef inline void remove_at(Run *run, Py_ssize_t i) noexcept nogil:
+    run.size -= 1
+    memmove(&run.entries[i], &run.entries[i + 1], (run.size - i) * sizeof(Observation))
+
+
+cdef inline Py_ssize_t place_by_trial(const Run *run, int64_t trial) noexcept nogil:
+    """Where a trial is, or would be."""
+    cdef Py_ssize_t low = 0, high = run.size, middle
+    if high and run.entries[high - 1].trial < trial:
+        return high
+    while low < high:
+        middle = (low + high) >> 1
+        if run.entries[middle].trial < trial:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline Py_ssize_t place_by_value(const Run *run, const Observation observation) noexcept nogil:
+    """Where an observation is, or would be, in the order of values; equal ones are in that of trials."""
+    cdef Py_ssize_t low = 0, high = run.size, middle
+    cdef const Observation *other
+    while low < high:
+        middle = (low + high) >> 1
+        other = &run.entries[middle]
+        if other.y < observation.y or (other.y == observation.y and other.trial < observation.trial):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline Py_ssize_t place_of_cell(const Mixture *mixture, double index) noexcept nogil:
+    """Where a cell is, or would be."""
+    cdef Py_ssize_t low = 0, high = mixture.size, middle
+    if high == 0 or index > mixture.cells[high - 1].index:
+        return high
+    # All have indices of their own, so that its place is known but for the gaps; where there is none, at once.
+    low = <Py_ssize_t> max(0, high - 1 - (mixture.cells[high - 1].index - index))
+    high = <Py_ssize_t> max(0, min(high, index - mixture.cells[0].index))
+    while low < high:
+        middle = (low + high) >> 1
+        if mixture.cells[middle].index < index:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline void add_powers(double *sums, double t, double times) noexcept nogil:
+    """Add t^k to the k-th sum, so many times."""
+    cdef double even = times, odd = times * t, square = t * t
+    cdef int k
+    for k in range(0, TERMS, 2):
+        sums[k] += even
+        sums[k + 1] += odd
+        even *= square
+        odd *= square
+
+
+cdef inline double offset(const Cell *cell, double y) noexcept nogil:
+    return y - cell.index - 0.5
+
+
+cdef void shift(Mixture *mixture, Py_ssize_t i, double ranks) noexcept nogil:
+    """The observations from the i-th on, by trial, have moved up or down by so many ranks."""
+    cdef double y
+    cdef Cell *cell
+    for i in range(i, mixture.order.size):
+        y = mixture.order.entries[i].y
+        cell = &mixture.cells[place_of_cell(mixture, floor(y))]
+        add_powers(cell.ranked, offset(cell, y), ranks)
+
+
+cdef int open_cell(Mixture *mixture, Py_ssize_t c, double index) except -1 nogil:
+    """Put a cell without members, and with room for one, at its place."""
+    cdef Py_ssize_t capacity = 2 * mixture.capacity if mixture.capacity else 4
+    cdef Cell *cells
+    cdef Cell cell
+    memset(&cell, 0, sizeof(Cell))
+    cell.index = index
+    if mixture.size == mixture.capacity:
+        cells = <Cell *> realloc(mixture.cells, capacity * sizeof(Cell))
+        if not cells:
+            raise MemoryError
+        mixture.cells, mixture.capacity = cells, capacity
+    make_room(&cell.members)
+    memmove(&mixture.cells[c + 1], &mixture.cells[c], (mixture.size - c) * sizeof(Cell))
+    mixture.cells[c] = cell
+    mixture.size += 1
+    return 0
+
+
+cdef int enter(Mixture *mixture, const Observation observation) except -1 nogil:
+    """Add an observation of a trial that is not there."""
+    cdef double index = floor(observation.y)
+    cdef Py_ssize_t i = place_by_trial(&mixture.order, observation.trial), c = place_of_cell(mixture, index)
+    cdef Cell *cell
+    make_room(&mixture.order)
+    if c == mixture.size or mixture.cells[c].index != index:
+        open_cell(mixture, c, index)
+    cell = &mixture.cells[c]
+    make_room(&cell.members)
+    shift(mixture, i, 1)
+    insert_at(&mixture.order, i, observation)
+    insert_at(&cell.members, place_by_value(&cell.members, observation), observation)
+    add_powers(cell.plain, offset(cell, observation.y), 1)
+    add_powers(cell.ranked, offset(cell, observation.y), i)
+    return 0
+
+
+cdef void leave(Mixture *mixture, int64_t trial) noexcept nogil:
+    """Remove the observation of a trial, if it is there."""
+    cdef Py_ssize_t i = place_by_trial(&mixture.order, trial), c
+    cdef Observation observation
+    cdef Cell *cell
+    if i == mixture.order.size or mixture.order.entries[i].trial != trial:
+        return
+    observation = mixture.order.entries[i]
+    c = place_of_cell(mixture, floor(observation.y))
+    cell = &mixture.cells[c]
+    add_powers(cell.plain, offset(cell, observation.y), -1)
+    add_powers(cell.ranked, offset(cell, observation.y), -i)
+    remove_at(&cell.members, place_by_value(&cell.members, observation))
+    remove_at(&mixture.order, i)
+    shift(mixture, i, -1)
+    if cell.members.size == 0:  # what rounding has left of its sums goes with it
+        free(cell.members.entries)
+        mixture.size -= 1
+        memmove(cell, cell + 1, (mixture.size - c) * sizeof(Cell))
+
+
+cdef inline double slope(Py_ssize_t n) noexcept nogil:
+    """By how much the weight of an old observation grows with its rank, of n."""
+    return (1 - 1.0 / n) / (n - NEWEST - 1) if n > NEWEST + 1 else 0
+
+
+cdef inline double faded(Py_ssize_t rank, Py_ssize_t n) noexcept nogil:
+    """The weight of an old observation: from 1 / n to 1 (hyperopt's linear_forgetting_weights)."""
+    return 1.0 / n + rank * slope(n)
+
+
+cdef inline double weight(Py_ssize_t rank, Py_ssize_t n) noexcept nogil:
+    return 1 if rank >= n - NEWEST else faded(rank, n)
+
+
+cdef inline void add_kernel(Mixture *mixture, Py_ssize_t *count, double weight, double mean, double width) noexcept nogil:
+    mixture.kernels[count[0]].weight, mixture.kernels[count[0]].mean, mixture.kernels[count[0]].width = weight, mean, width
+    count[0] += 1
+
+
+cdef double reach(const Mixture *mixture, Py_ssize_t c, Py_ssize_t i) noexcept nogil:
+    """The distance from a member of a cell to the farther one of its neighbours; the middle of the prior is one, too."""
+    cdef const Cell *cell = &mixture.cells[c]
+    cdef const Run *next
+    cdef double y = cell.members.entries[i].y, below = -INFINITY, above = INFINITY
+    if i > 0:
+        below = cell.members.entries[i - 1].y
+    elif c > 0:
+        below = (cell - 1).members.entries[(cell - 1).members.size - 1].y
+    if i + 1 < cell.members.size:
+        above = cell.members.entries[i + 1].y
+    elif c + 1 < mixture.size:
+        above = (cell + 1).members.entries[0].y
+    # It stands between two cells, ahead of its equals.
+    if cell.index >= 0:
+        below = max(below, 0)
+    else:
+        above = min(above, 0)
+    return max(y - below if below > -INFINITY else 0, above - y if above < INFINITY else 0)
+
+
+cdef Py_ssize_t spread(Mixture *mixture, double prior_weight) except -1 nogil:
+    """List the kernels that have to be summed one by one; return how many.
+
+    A kernel is as wide as its farther neighbour is away, but at most as wide as the prior and at least a part of that
+    (hyperopt's adaptive_parzen_normal). From FEW on that part is 1, our unit, which nearly all kernels have then: they are
+    in the sums of the cells, and listed is what these say wrongly. A wider kernel's neighbour is not in its cell, so that
+    it is the first or the last there.
+    """
+    cdef Py_ssize_t n = mixture.order.size, count = 0, c, i, rank, room
+    cdef bint few = n < FEW
+    cdef double width, least = 100.0 / min(100, n + 2)
+    cdef const Run *members
+    cdef Kernel *kernels
+    room = 1 + (n if few else NEWEST + 4 * mixture.size)
+    if room > mixture.room:
+        kernels = <Kernel *> realloc(mixture.kernels, 2 * room * sizeof(Kernel))
+        if not kernels:
+            raise MemoryError
+        mixture.kernels, mixture.room = kernels, 2 * room
+    add_kernel(mixture, &count, prior_weight, 0, 100)
+    for c in range(mixture.size):
+        members = &mixture.cells[c].members
+        i = 0
+        while i < members.size:
+            width = min(max(50 if n == 1 else reach(mixture, c, i), least), 100)
+            if few or width > 1:
+                rank = place_by_trial(&mixture.order, members.entries[i].trial)
+                add_kernel(mixture, &count, weight(rank, n), members.entries[i].y, width)
+                if not few:
+                    add_kernel(mixture, &count, -weight(rank, n), members.entries[i].y, 1)
+            i = i + 1 if few else max(i + 1, members.size - 1)
+    if not few:
+        for rank in range(n - NEWEST, n):
+            add_kernel(mixture, &count, 1 - faded(rank, n), mixture.order.entries[rank].y, 1)
+    return count
+
+
+cdef double[16] FACTORS  # 1 / k!
+FACTORS[:] = [1 / math.factorial(k) for k in range(TERMS)]
+
+
+cdef inline double expansion(const Cell *cell, Py_ssize_t n, int first, double u) noexcept nogil:
+    """The k-th Hermite polynomial at u times the (first + k)-th sum of a cell, its members with their weights, summed over k."""
+    cdef double plain = 1.0 / n, ranked = slope(n), before = 0, polynomial = 1, total = 0, next
+    cdef int k
+    for k in range(TERMS - first):
+        total += (plain * cell.plain[first + k] + ranked * cell.ranked[first + k]) * FACTORS[first + k] * polynomial
+        next = u * polynomial - k * before
+        before, polynomial = polynomial, next
+    return total
+
+
+cdef double height(const Mixture *mixture, Py_ssize_t count, double y) noexcept nogil:
+    """The density at y, times the square root of 2 pi and the sum of the weights.
+
+    The kernels of a cell are summed up by their expansion about its middle, exp(-(u - t)^2 / 2) = exp(-u^2 / 2) times the
+    sum of t^k / k! He_k(u) (Greengard and Strain, "The fast Gauss transform", 1991): |t| <= 1/2, and so 16 terms leave
+    less than 4e-12 of a kernel's height.
+    """
+    cdef double total = 0, u
+    cdef Py_ssize_t i
+    for i in range(count):
+        u = (y - mixture.kernels[i].mean) / mixture.kernels[i].width
+        if fabs(u) < 8.5:  # what is farther away is less than rounding
+            total += mixture.kernels[i].weight / mixture.kernels[i].width * exp(-0.5 * u * u)
+    if mixture.order.size >= FEW:
+        for i in range(place_of_cell(mixture, floor(y) - 8), mixture.size):
+            u = offset(&mixture.cells[i], y)
+            if u < -8.5:
+                break
+            total += exp(-0.5 * u * u) * expansion(&mixture.cells[i], mixture.order.size, 0, u)
+    return total
+
+
+cdef inline double clipped(double u) noexcept nogil:
+    # Beyond 9 the normal distribution is 0 or 1 but for rounding.
+    return min(max(u, -9), 9)
+
+
+cdef double mass(const Mixture *mixture, Py_ssize_t count, double low, double high) noexcept nogil:
+    """The integral of the density from low to high, times the sum of the weights; by the same expansions."""
+    cdef double total = 0, u, v
+    cdef const Cell *cell
+    cdef Py_ssize_t i, n = mixture.order.size
+    for i in range(count):
+        u = clipped((low - mixture.kernels[i].mean) / mixture.kernels[i].width)
+        v = clipped((high - mixture.kernels[i].mean) / mixture.kernels[i].width)
+        if u < v:
+            total += 0.5 * mixture.kernels[i].weight * (erf(v * sqrt(0.5)) - erf(u * sqrt(0.5)))
+    if n >= FEW:
+        for i in range(place_of_cell(mixture, floor(low) - 9), mixture.size):
+            cell = &mixture.cells[i]
+            u, v = clipped(offset(cell, low)), clipped(offset(cell, high))
+            if v == -9:
+                break
+            total += 0.5 * (erf(v * sqrt(0.5)) - erf(u * sqrt(0.5))) * (
+                cell.plain[0] / n + cell.ranked[0] * slope(n)
+            ) - (
+                exp(-0.5 * v * v) * expansion(cell, n, 1, v) - exp(-0.5 * u * u) * expansion(cell, n, 1, u)
+            ) / sqrt(2 * M_PI)
+    return total
+
+
+cdef double count_of(const Mixture *mixture, double option) noexcept nogil:
+    """The weights of the observations of an option, summed up."""
+    cdef Py_ssize_t c = place_of_cell(mixture, option), n = mixture.order.size, rank
+    cdef double total
+    if c == mixture.size or mixture.cells[c].index != option:
+        return 0
+    total = mixture.cells[c].plain[0] / n + mixture.cells[c].ranked[0] * slope(n)
+    for rank in range(max(0, n - NEWEST), n):
+        if mixture.order.entries[rank].y == option:
+            total += 1 - faded(rank, n)
+    return total
+
+
+cdef inline double scaled(const Axis *axis, const Domain *domain, double x) noexcept nogil:
+    """Where a value stands on its axis."""
+    return ((log(x) if domain.kind == LOG else x) - axis.middle) / axis.unit
+
+
+@cython.final
+cdef class Parzen:
+    """A tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011): for each hyperparameter the density of its values
+    in the better trials, and that in the others, as hyperopt 0.3 has them (tpe.py).
+
+    A kernel stands on each value and one, the prior, on the whole domain; the oldest of many values count less, old being
+    trials with low numbers; a hyperparameter's values are those of the trials in which it is active. Where hyperopt leaves
+    it to NumPy which of two equal values comes first, and so is the one with the farther neighbour, it is the one of the
+    lower trial.
+
+    table: the space, of at least one column. prior_weight: of the prior, a value's being 1; > 0. At most 25 trials may
+    be the better ones, hyperopt's own limit.
+
+    O(log n) for a suggestion. To put or drop a trial also takes O(k), where k trials with higher numbers are there, and a move
+    of memory, O(n). Raises InvalidArgument if an argument breaks a rule, and changes nothing then.
+    """
+
+    def __cinit__(self, Table table not None, double prior_weight=1.0):
+        cdef Domain *domain
+        cdef Axis *axis
+        cdef double low, high
+        cdef Py_ssize_t j
+        if not table.size:
+            raise InvalidArgument("table must have at least one column, got none")
+        if not 0 < prior_weight < INFINITY:
+            raise InvalidArgument(f"prior_weight must be > 0 and finite, got {prior_weight!r}")
+        self.table, self.prior_weight = table, prior_weight
+        self.axes = <Axis *> calloc(table.size, sizeof(Axis))
+        if not self.axes:
+            raise MemoryError
+        for j in range(table.size):
+            domain, axis = &table.columns[j], &self.axes[j]
+            axis.unit, axis.low, axis.high = 1, -INFINITY, INFINITY
+            if domain.kind == CHOICE:
+                continue
+            if domain.kind == NORMAL:
+                axis.middle, axis.unit = domain.low, domain.high / 100
+                continue
+            low, high = domain.low, domain.high
+            if domain.step > 0:
+                # Half a step more at either end, so that the ends are as likely as what lies between.
+                low, high = at(domain, domain.first) - domain.step / 2, at(domain, domain.last) + domain.step / 2
+            if domain.kind == LOG:
+                low, high = log(low if low > 0 else domain.low), log(high)
+            if not high - low < INFINITY:
+                raise InvalidArgument(f"column {j}: high - low must be finite, got {domain.low} and {domain.high}")
+            if low < high:
+                axis.middle, axis.unit = 0.5 * (low + high), (high - low) / 100
+                axis.low, axis.high = (low - axis.middle) / axis.unit, (high - axis.middle) / axis.unit
+            else:  # two numbers that have one logarithm
+                axis.middle, axis.low, axis.high = low, 0, 0
+
+    def __dealloc__(self):
+        cdef Mixture *mixture
+        cdef Py_ssize_t j, c
+        cdef int side
+        for j in range(self.table.size if self.axes else 0):
+            for side in range(2):
+                mixture = &self.axes[j].sides[side]
+                for c in range(mixture.size):
+                    free(mixture.cells[c].members.entries)
+                free(mixture.cells)
+                free(mixture.order.entries)
+                free(mixture.kernels)
+        free(self.axes)
+
+    def put(self, int64_t trial, const double[::1] row not None, bint better):
+        """Have a trial, with its row (d,), count as one of the better or of the others, whatever it was before."""
+        cdef Run *order = &self.axes[0].sides[1].order  # the first column is always active
+        cdef Domain *domain
+        cdef Observation observation
+        cdef Py_ssize_t i, j
+        if row.shape[0] != self.table.size:
+            raise InvalidArgument(f"row must have length {self.table.size}, got {row.shape[0]}")
+        for j in range(self.table.size):
+            domain = &self.table.columns[j]
+            if not active(domain, &row[0], 1):
+                continue
+            if not isfinite(row[j]) or (domain.kind == LOG and row[j] <= 0) or (
+                domain.kind == CHOICE and not (0 <= row[j] <= domain.high and row[j] == floor(row[j]))
+            ):
+                raise InvalidArgument(f"column {j}: a value must be of its domain, got {row[j]}")
+        if better and order.size == NEWEST:
+            i = place_by_trial(order, trial)
+            if i == order.size or order.entries[i].trial != trial:
+                raise InvalidArgument(f"at most {NEWEST} trials may be the better ones, got one more: {trial}")
+        self.forget(trial)
+        try:
+            for j in range(self.table.size):
+                if active(&self.table.columns[j], &row[0], 1):
+                    observation.y, observation.trial = scaled(&self.axes[j], &self.table.columns[j], row[j]), trial
+                    enter(&self.axes[j].sides[better], observation)
+        except MemoryError:
+            self.forget(trial)
+            raise
+
+    def drop(self, int64_t trial):
+        """Have a trial count no more, if it did."""
+        self.forget(trial)
+
+    cdef void forget(self, int64_t trial) noexcept nogil:
+        cdef Py_ssize_t j
+        for j in range(self.table.size):
+            leave(&self.axes[j].sides[0], trial)
+            leave(&self.axes[j].sides[1], trial)
+
+    cdef double likelihood(self, Py_ssize_t j, int side, Py_ssize_t count, double x, double y) noexcept nogil:
+        """How likely a value x, at y of its axis, is on one side, whose kernels are listed; but for a factor."""
+        cdef const Axis *axis = &self.axes[j]
+        cdef const Mixture *mixture = &axis.sides[side]
+        cdef const Domain *domain = &self.table.columns[j]
+        cdef double low
+        if domain.kind == CHOICE:
+            return self.prior_weight + count_of(mixture, x)
+        if domain.step == 0:
+            return height(mixture, count, y)
+        low = x - domain.step / 2
+        low = axis.low if domain.kind == LOG and low <= 0 else max(axis.low, scaled(axis, domain, low))
+        return mass(mixture, count, low, min(axis.high, scaled(axis, domain, x + domain.step / 2)))
+
+    cdef double propose(self, Py_ssize_t j, Bits *stream, int64_t candidates) except? -1 nogil:
+        """Of so many draws from the better trials' density the one whose likelihood there is largest over that in the others."""
+        cdef Axis *axis = &self.axes[j]
+        cdef const Domain *domain = &self.table.columns[j]
+        cdef Py_ssize_t n = axis.sides[1].order.size, others = 0, better = 0, i
+        cdef double x, y, place, ratio, best = 0, most = -1
+        if domain.kind != CHOICE:
+            others, better = spread(&axis.sides[0], self.prior_weight), spread(&axis.sides[1], self.prior_weight)
+        for _ in range(candidates):
+            if domain.kind == CHOICE:
+                place = next_uniform(stream) * (n + self.prior_weight * (domain.high + 1))
+                if place < n:
+                    x = axis.sides[1].order.entries[<Py_ssize_t> place].y
+                else:
+                    x = next_below(stream, <uint64_t> domain.high + 1)
+                y = x
+            elif axis.low < axis.high:
+                while True:
+                    place = next_uniform(stream) * (n + self.prior_weight)
+                    i = 1 + <Py_ssize_t> place if place < n else 0
+                    y = axis.sides[1].kernels[i].mean + axis.sides[1].kernels[i].width * normal_quantile(next_cell(stream))
+                    if axis.low <= y < axis.high:
+                        break
+                x = axis.middle + axis.unit * y
+                if domain.kind == LOG:
+                    x = exp(x)
+                if domain.step > 0:
+                    x = at(domain, rint(x / domain.step))
+                elif domain.kind != NORMAL:
+                    x = min(max(x, domain.low), domain.high)
+            else:
+                return domain.low
+            ratio = self.likelihood(j, 1, better, x, y) / max(self.likelihood(j, 0, others, x, y), 1e-300)
+            if ratio > most:
+                best, most = x, ratio
+        return best
+
+    def suggest(self, seed, int64_t trial, int64_t candidates):
+        """A row (d,) float64 for a new trial, the same for equal arguments and equal trials that count.
+
+        Column by column, parents first: of `candidates` >= 1 draws from the density of the better trials the one at which
+        that is largest over the density of the others. Column j draws from Stream(seed, SUGGEST, trial, j).
+        """
+        cdef uint64_t word = seed & 0xFFFFFFFFFFFFFFFF
+        cdef Bits stream
+        cdef Py_ssize_t j
+        if candidates < 1:
+            raise InvalidArgument(f"candidates must be >= 1, got {candidates}")
+        out = np.full(self.table.size, NAN)
+        cdef double[::1] row = out
+        for j in range(self.table.size):
+            if active(&self.table.columns[j], &row[0], 1):
+                stream = keyed(word, SUGGEST, trial, j, 0)
+                row[j] = self.propose(j, &stream, candidates)
+        return out
+
+    def density(self, Py_ssize_t column, const double[::1] values not None, bint better):
+        """The density (m,) float64 of a column at values (m,) of its domain, in the better trials or in the others.
+
+        Of a domain on a grid and of options it is the probability of each. As hyperopt's, it is that of what the bounds let
+        pass, but for a continuous LOG domain, where what they do not let pass counts, too.
+        """
+        cdef Domain *domain
+        cdef Axis *axis
+        cdef Py_ssize_t i, count
+        cdef double total
+        if not 0 <= column < self.table.size:
+            raise InvalidArgument(f"column must be in 0..{self.table.size - 1}, got {column}")
+        domain, axis = &self.table.columns[column], &self.axes[column]
+        count = spread(&axis.sides[better], self.prior_weight)
+        if domain.kind == CHOICE:
+            total = self.prior_weight * domain.high + mass(&axis.sides[better], count, -INFINITY, INFINITY)
+        elif domain.kind == LOG and domain.step == 0:
+            total = mass(&axis.sides[better], count, -INFINITY, INFINITY)
+        else:
+            total = mass(&axis.sides[better], count, axis.low, axis.high)
+        if domain.step == 0:
+            total *= sqrt(2 * M_PI) * axis.unit
+        out = np.empty(values.shape[0])
+        cdef double[::1] densities = out
+        for i in range(values.shape[0]):
+            densities[i] = self.likelihood(column, better, count, values[i], scaled(axis, domain, values[i])) / total
+            if domain.kind == LOG and domain.step == 0:
+                densities[i] /= values[i]
+        return out
+
+    def state(self):
+        """All that answers depend on besides the arguments, as tuples and lists: equal ones will answer alike, but for rounding."""
+        cdef Run *order
+        cdef Py_ssize_t i, j
+        columns = []
+        for j in range(self.table.size):
+            sides = []
+            for side in range(2):
+                order = &self.axes[j].sides[side].order
+                sides.append([(order.entries[i].trial, order.entries[i].y) for i in range(order.size)])
+            columns.append(sides)
+        return columns
