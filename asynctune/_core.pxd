@@ -235,6 +235,7 @@ cdef class Generations:
 cdef enum:               # of the Parzen estimator
     NEWEST = 25          # so many observations have the full weight, and so many trials at most are the better ones
     FEW = 98             # up to here the least width of a kernel depends on how many there are
+    WINDOW = 1000        # so many observations at most make a joint density
     TERMS = 16           # of the expansion of a kernel about the middle of its cell
 
 
@@ -254,6 +255,7 @@ cdef struct Cell:        # the kernels from index to index + 1, of width 1
     Run members          # by y, then trial
     double plain[16]     # (TERMS,) sums of t^k, where t is a member's place from the middle of the cell
     double ranked[16]    # (TERMS,) the same, each times the member's rank by trial
+    double sums[16]      # (TERMS,) the same divided by k!, each times the member's weight; for a suggestion
 
 
 cdef struct Kernel:
@@ -276,6 +278,8 @@ cdef struct Axis:        # one hyperparameter as the estimator sees it
     double unit          # a hundredth of its width
     double low           # the bounds, in units from the middle; NORMAL: -inf, inf
     double high
+    Py_ssize_t leader    # the first of the columns that are active together with this one
+    Py_ssize_t together  # of a leader: how many these are
     Mixture sides[2]     # of the other trials, and of the better ones
 
 
@@ -284,7 +288,11 @@ cdef class Parzen:
         Table table
         double prior_weight
         Axis *axes                    # (d,)
+        double *points                # (2, d) for `propose_jointly`
 
     cdef void forget(self, int64_t trial) noexcept nogil
     cdef double likelihood(self, Py_ssize_t j, int side, Py_ssize_t count, double x, double y) noexcept nogil
     cdef double propose(self, Py_ssize_t j, Bits *stream, int64_t candidates) except? -1 nogil
+    cdef double joint_likelihood(self, Py_ssize_t first, int side, const double *point) noexcept nogil
+    cdef void draw_jointly(self, Py_ssize_t first, double *point, Bits *stream) noexcept nogil
+    cdef void propose_jointly(self, Py_ssize_t first, double *row, Bits *stream, int64_t candidates) noexcept nogil

@@ -5,7 +5,7 @@ Nothing here knows what a trial's configuration means, and nothing is thread-saf
 """
 
 cimport cython
-from libc.math cimport INFINITY, M_PI, NAN, ceil, copysign, erf, exp, fabs, floor, isfinite, isnan, log, rint, sqrt
+from libc.math cimport INFINITY, M_PI, NAN, ceil, copysign, erf, exp, fabs, floor, isfinite, isnan, log, pow, rint, sqrt
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcpy, memmove, memset
@@ -1328,13 +1328,18 @@ cdef inline double offset(const Cell *cell, double y) noexcept nogil:
     return y - cell.index - 0.5
 
 
+cdef inline Cell *cell_of(const Mixture *mixture, double y) noexcept nogil:
+    """The cell that holds a kernel."""
+    return &mixture.cells[place_of_cell(mixture, floor(y))]
+
+
 cdef void shift(Mixture *mixture, Py_ssize_t i, double ranks) noexcept nogil:
     """The observations from the i-th on, by trial, have moved up or down by so many ranks."""
     cdef double y
     cdef Cell *cell
     for i in range(i, mixture.order.size):
         y = mixture.order.entries[i].y
-        cell = &mixture.cells[place_of_cell(mixture, floor(y))]
+        cell = cell_of(mixture, y)
         add_powers(cell.ranked, offset(cell, y), ranks)
 
 
@@ -1410,9 +1415,8 @@ cdef inline double weight(Py_ssize_t rank, Py_ssize_t n) noexcept nogil:
     return 1 if rank >= n - NEWEST else faded(rank, n)
 
 
-cdef inline void add_kernel(Mixture *mixture, Py_ssize_t *count, double weight, double mean, double width) noexcept nogil:
-    mixture.kernels[count[0]].weight, mixture.kernels[count[0]].mean, mixture.kernels[count[0]].width = weight, mean, width
-    count[0] += 1
+cdef double[16] FACTORS  # 1 / k!
+FACTORS[:] = [1 / math.factorial(k) for k in range(TERMS)]
 
 
 cdef double reach(const Mixture *mixture, Py_ssize_t c, Py_ssize_t i) noexcept nogil:
@@ -1436,53 +1440,65 @@ cdef double reach(const Mixture *mixture, Py_ssize_t c, Py_ssize_t i) noexcept n
     return max(y - below if below > -INFINITY else 0, above - y if above < INFINITY else 0)
 
 
+cdef int make_scratch(void **scratch, Py_ssize_t *room, Py_ssize_t needed, size_t size) except -1 nogil:
+    cdef void *grown
+    if needed > room[0]:
+        grown = realloc(scratch[0], 2 * needed * size)
+        if not grown:
+            raise MemoryError
+        scratch[0], room[0] = grown, 2 * needed
+    return 0
+
+
 cdef Py_ssize_t spread(Mixture *mixture, double prior_weight) except -1 nogil:
-    """List the kernels that have to be summed one by one; return how many.
+    """List the kernels that have to be summed one by one, and sum up the others; return how many are listed.
 
     A kernel is as wide as its farther neighbour is away, but at most as wide as the prior and at least a part of that
-    (hyperopt's adaptive_parzen_normal). From FEW on that part is 1, our unit, which nearly all kernels have then: they are
-    in the sums of the cells, and listed is what these say wrongly. A wider kernel's neighbour is not in its cell, so that
-    it is the first or the last there.
+    (hyperopt's adaptive_parzen_normal). From FEW on that part is 1, our unit, which nearly all kernels have then: those go
+    into the sums of their cells. The neighbour of a wider one is not in its cell, so that it is the first or the last there.
     """
-    cdef Py_ssize_t n = mixture.order.size, count = 0, c, i, rank, room
+    cdef Py_ssize_t n = mixture.order.size, count = 1, c, i, k, rank
     cdef bint few = n < FEW
     cdef double width, least = 100.0 / min(100, n + 2)
-    cdef const Run *members
-    cdef Kernel *kernels
-    room = 1 + (n if few else NEWEST + 4 * mixture.size)
-    if room > mixture.room:
-        kernels = <Kernel *> realloc(mixture.kernels, 2 * room * sizeof(Kernel))
-        if not kernels:
-            raise MemoryError
-        mixture.kernels, mixture.room = kernels, 2 * room
-    add_kernel(mixture, &count, prior_weight, 0, 100)
+    cdef const Observation *one
+    cdef Cell *cell
+    cdef double *sums
+    make_scratch(<void **> &mixture.kernels, &mixture.room, 1 + (n if few else 2 * mixture.size), sizeof(Kernel))
+    mixture.kernels[0].weight, mixture.kernels[0].mean, mixture.kernels[0].width = prior_weight, 0, 100
+    if not few:
+        for c in range(mixture.size):
+            cell = &mixture.cells[c]
+            for k in range(TERMS):
+                cell.sums[k] = cell.plain[k] / n + cell.ranked[k] * slope(n)
+        for rank in range(n - NEWEST, n):
+            one = &mixture.order.entries[rank]
+            cell = cell_of(mixture, one.y)
+            add_powers(cell.sums, offset(cell, one.y), 1 - faded(rank, n))
     for c in range(mixture.size):
-        members = &mixture.cells[c].members
+        cell = &mixture.cells[c]
         i = 0
-        while i < members.size:
+        while i < cell.members.size:
+            one = &cell.members.entries[i]
             width = min(max(50 if n == 1 else reach(mixture, c, i), least), 100)
             if few or width > 1:
-                rank = place_by_trial(&mixture.order, members.entries[i].trial)
-                add_kernel(mixture, &count, weight(rank, n), members.entries[i].y, width)
+                rank = place_by_trial(&mixture.order, one.trial)
+                mixture.kernels[count].weight = weight(rank, n)
+                mixture.kernels[count].mean, mixture.kernels[count].width = one.y, width
+                count += 1
                 if not few:
-                    add_kernel(mixture, &count, -weight(rank, n), members.entries[i].y, 1)
-            i = i + 1 if few else max(i + 1, members.size - 1)
-    if not few:
-        for rank in range(n - NEWEST, n):
-            add_kernel(mixture, &count, 1 - faded(rank, n), mixture.order.entries[rank].y, 1)
+                    add_powers(cell.sums, offset(cell, one.y), -weight(rank, n))
+            i = i + 1 if few else max(i + 1, cell.members.size - 1)
+        for k in range(TERMS):
+            cell.sums[k] *= FACTORS[k]
     return count
 
 
-cdef double[16] FACTORS  # 1 / k!
-FACTORS[:] = [1 / math.factorial(k) for k in range(TERMS)]
-
-
-cdef inline double expansion(const Cell *cell, Py_ssize_t n, int first, double u) noexcept nogil:
-    """The k-th Hermite polynomial at u times the (first + k)-th sum of a cell, its members with their weights, summed over k."""
-    cdef double plain = 1.0 / n, ranked = slope(n), before = 0, polynomial = 1, total = 0, next
+cdef inline double expansion(const double *sums, int terms, double u) noexcept nogil:
+    """The sum of so many terms: the k-th Hermite polynomial at u times the k-th of the sums."""
+    cdef double before = 0, polynomial = 1, total = 0, next
     cdef int k
-    for k in range(TERMS - first):
-        total += (plain * cell.plain[first + k] + ranked * cell.ranked[first + k]) * FACTORS[first + k] * polynomial
+    for k in range(terms):
+        total += sums[k] * polynomial
         next = u * polynomial - k * before
         before, polynomial = polynomial, next
     return total
@@ -1506,7 +1522,7 @@ cdef double height(const Mixture *mixture, Py_ssize_t count, double y) noexcept 
             u = offset(&mixture.cells[i], y)
             if u < -8.5:
                 break
-            total += exp(-0.5 * u * u) * expansion(&mixture.cells[i], mixture.order.size, 0, u)
+            total += exp(-0.5 * u * u) * expansion(mixture.cells[i].sums, TERMS, u)
     return total
 
 
@@ -1515,28 +1531,30 @@ cdef inline double clipped(double u) noexcept nogil:
     return min(max(u, -9), 9)
 
 
+cdef inline double normal_mass(double low, double high) noexcept nogil:
+    return 0.5 * (erf(high * sqrt(0.5)) - erf(low * sqrt(0.5)))
+
+
 cdef double mass(const Mixture *mixture, Py_ssize_t count, double low, double high) noexcept nogil:
     """The integral of the density from low to high, times the sum of the weights; by the same expansions."""
-    cdef double total = 0, u, v
-    cdef const Cell *cell
-    cdef Py_ssize_t i, n = mixture.order.size
+    cdef double total = 0, edges = 0, u, v
+    cdef const double *sums
+    cdef Py_ssize_t i
     for i in range(count):
         u = clipped((low - mixture.kernels[i].mean) / mixture.kernels[i].width)
         v = clipped((high - mixture.kernels[i].mean) / mixture.kernels[i].width)
         if u < v:
-            total += 0.5 * mixture.kernels[i].weight * (erf(v * sqrt(0.5)) - erf(u * sqrt(0.5)))
-    if n >= FEW:
+            total += mixture.kernels[i].weight * normal_mass(u, v)
+    if mixture.order.size >= FEW:
         for i in range(place_of_cell(mixture, floor(low) - 9), mixture.size):
-            cell = &mixture.cells[i]
-            u, v = clipped(offset(cell, low)), clipped(offset(cell, high))
+            u, v = clipped(offset(&mixture.cells[i], low)), clipped(offset(&mixture.cells[i], high))
             if v == -9:
                 break
-            total += 0.5 * (erf(v * sqrt(0.5)) - erf(u * sqrt(0.5))) * (
-                cell.plain[0] / n + cell.ranked[0] * slope(n)
-            ) - (
-                exp(-0.5 * v * v) * expansion(cell, n, 1, v) - exp(-0.5 * u * u) * expansion(cell, n, 1, u)
-            ) / sqrt(2 * M_PI)
-    return total
+            sums = mixture.cells[i].sums
+            total += sums[0] * normal_mass(u, v)
+            edges += exp(-0.5 * u * u) * expansion(&sums[1], TERMS - 1, u)
+            edges -= exp(-0.5 * v * v) * expansion(&sums[1], TERMS - 1, v)
+    return total + edges / sqrt(2 * M_PI)
 
 
 cdef double count_of(const Mixture *mixture, double option) noexcept nogil:
@@ -1555,6 +1573,21 @@ cdef double count_of(const Mixture *mixture, double option) noexcept nogil:
 cdef inline double scaled(const Axis *axis, const Domain *domain, double x) noexcept nogil:
     """Where a value stands on its axis."""
     return ((log(x) if domain.kind == LOG else x) - axis.middle) / axis.unit
+
+
+cdef inline double unscaled(const Axis *axis, const Domain *domain, double y) noexcept nogil:
+    """The value of a domain that stands at y of its axis, or next to it."""
+    cdef double x = axis.middle + axis.unit * y
+    if domain.kind == LOG:
+        x = exp(x)
+    if domain.step > 0:
+        return at(domain, rint(x / domain.step))
+    return x if domain.kind == NORMAL else min(max(x, domain.low), domain.high)
+
+
+cdef inline double joint_width(Py_ssize_t n, Py_ssize_t d) noexcept nogil:
+    """Of n kernels in d dimensions."""
+    return max(20 * pow(max(n, 1), -1.0 / (d + 4)), 100.0 / min(100, n + 2))
 
 
 @cython.final
@@ -1585,11 +1618,16 @@ cdef class Parzen:
             raise InvalidArgument(f"prior_weight must be > 0 and finite, got {prior_weight!r}")
         self.table, self.prior_weight = table, prior_weight
         self.axes = <Axis *> calloc(table.size, sizeof(Axis))
-        if not self.axes:
+        self.points = <double *> calloc(2 * table.size, sizeof(double))
+        if not (self.axes and self.points):
             raise MemoryError
         for j in range(table.size):
             domain, axis = &table.columns[j], &self.axes[j]
             axis.unit, axis.low, axis.high = 1, -INFINITY, INFINITY
+            for axis.leader in range(j + 1):
+                if (table.columns[axis.leader].parent, table.columns[axis.leader].branch) == (domain.parent, domain.branch):
+                    break
+            self.axes[axis.leader].together += 1
             if domain.kind == CHOICE:
                 continue
             if domain.kind == NORMAL:
@@ -1622,6 +1660,7 @@ cdef class Parzen:
                 free(mixture.order.entries)
                 free(mixture.kernels)
         free(self.axes)
+        free(self.points)
 
     def put(self, int64_t trial, const double[::1] row not None, bint better):
         """Have a trial, with its row (d,), count as one of the better or of the others, whatever it was before."""
@@ -1682,7 +1721,7 @@ cdef class Parzen:
         cdef Axis *axis = &self.axes[j]
         cdef const Domain *domain = &self.table.columns[j]
         cdef Py_ssize_t n = axis.sides[1].order.size, others = 0, better = 0, i
-        cdef double x, y, place, ratio, best = 0, most = -1
+        cdef double x, y, place, ratio, best = domain.low, most = -INFINITY
         if domain.kind != CHOICE:
             others, better = spread(&axis.sides[0], self.prior_weight), spread(&axis.sides[1], self.prior_weight)
         for _ in range(candidates):
@@ -1700,37 +1739,130 @@ cdef class Parzen:
                     y = axis.sides[1].kernels[i].mean + axis.sides[1].kernels[i].width * normal_quantile(next_cell(stream))
                     if axis.low <= y < axis.high:
                         break
-                x = axis.middle + axis.unit * y
-                if domain.kind == LOG:
-                    x = exp(x)
-                if domain.step > 0:
-                    x = at(domain, rint(x / domain.step))
-                elif domain.kind != NORMAL:
-                    x = min(max(x, domain.low), domain.high)
+                x = unscaled(axis, domain, y)
             else:
                 return domain.low
+            if x == best and most > -INFINITY:  # on a grid and of options, often
+                continue
             ratio = self.likelihood(j, 1, better, x, y) / max(self.likelihood(j, 0, others, x, y), 1e-300)
             if ratio > most:
                 best, most = x, ratio
         return best
 
-    def suggest(self, seed, int64_t trial, int64_t candidates):
+    cdef double joint_likelihood(self, Py_ssize_t first, int side, const double *point) noexcept nogil:
+        """How likely a point of the columns that are active together is on one side; but for a factor."""
+        cdef const Domain *domain
+        cdef const Observation *entries
+        cdef Py_ssize_t size = self.axes[first].sides[side].order.size, n = min(size, WINDOW), begin, count, i, j
+        cdef double prior = self.prior_weight, kernel = 1, total = 0, options, penalty, t, width, least, more
+        cdef double[256] distances  # of a block of kernels: the squares
+        width = joint_width(n, self.axes[first].together)
+        least, more = faded(0, max(n, 1)), slope(max(n, 1))
+        for begin in range(0, n, 256):
+            count = min(256, n - begin)
+            for i in range(count):
+                distances[i] = 0
+            for j in range(first, self.table.size):
+                domain, entries = &self.table.columns[j], &self.axes[j].sides[side].order.entries[size - n + begin]
+                if self.axes[j].leader != first:
+                    continue
+                if domain.kind == CHOICE:
+                    penalty = 2 * log(1 + (domain.high + 1) / self.prior_weight)
+                    for i in range(count):
+                        distances[i] += penalty * (entries[i].y != point[j])
+                else:
+                    for i in range(count):
+                        t = (entries[i].y - point[j]) * (1 / width)
+                        distances[i] += t * t
+            for i in range(count):
+                if distances[i] < 70:
+                    total += (1 if begin + i >= n - NEWEST else least + (begin + i) * more) * exp(-0.5 * distances[i])
+        for j in range(first, self.table.size):
+            domain, options = &self.table.columns[j], self.table.columns[j].high + 1
+            if self.axes[j].leader != first:
+                continue
+            if domain.kind == CHOICE:
+                prior /= options
+                kernel *= (1 + self.prior_weight / options) / (1 + self.prior_weight)
+            else:
+                kernel *= 100 / (width * sqrt(2 * M_PI))
+                if domain.kind == NORMAL:
+                    prior *= exp(-0.5e-4 * point[j] * point[j]) / sqrt(2 * M_PI)
+        return prior + kernel * total
+
+    cdef void draw_jointly(self, Py_ssize_t first, double *point, Bits *stream) noexcept nogil:
+        """A point of the columns that are active together, from the better trials' density."""
+        cdef const Domain *domain
+        cdef const Axis *axis
+        cdef Py_ssize_t n = self.axes[first].sides[1].order.size, j
+        cdef double place = next_uniform(stream) * (n + self.prior_weight), width, mean
+        cdef bint prior = place >= n
+        width = joint_width(n, self.axes[first].together)
+        for j in range(first, self.table.size):
+            domain, axis = &self.table.columns[j], &self.axes[j]
+            if self.axes[j].leader != first:
+                continue
+            mean = 0 if prior else min(max(axis.sides[1].order.entries[<Py_ssize_t> place].y, axis.low), axis.high)
+            if domain.kind == CHOICE:
+                if prior or next_uniform(stream) * (1 + self.prior_weight) >= 1:
+                    mean = next_below(stream, <uint64_t> domain.high + 1)
+                point[j] = mean
+            elif prior and domain.kind == NORMAL:
+                point[j] = 100 * normal_quantile(next_cell(stream))
+            elif prior:
+                point[j] = axis.low + (axis.high - axis.low) * next_uniform(stream)
+            else:
+                point[j] = mean
+                while axis.low < axis.high:  # half of the kernel is inside, or more
+                    point[j] = mean + width * normal_quantile(next_cell(stream))
+                    if axis.low <= point[j] < axis.high:
+                        break
+
+    cdef void propose_jointly(self, Py_ssize_t first, double *row, Bits *stream, int64_t candidates) noexcept nogil:
+        """As `propose`, for the columns that are active together with the first of them."""
+        cdef double *point = self.points
+        cdef double *best = self.points + self.table.size
+        cdef double ratio, most = -INFINITY
+        cdef Py_ssize_t j
+        for _ in range(candidates):
+            self.draw_jointly(first, point, stream)
+            ratio = self.joint_likelihood(first, 1, point) / max(self.joint_likelihood(first, 0, point), 1e-300)
+            if ratio > most:
+                most = ratio
+                memcpy(best, point, self.table.size * sizeof(double))
+        for j in range(first, self.table.size):
+            if self.axes[j].leader == first:
+                row[j] = best[j] if self.table.columns[j].kind == CHOICE else unscaled(
+                    &self.axes[j], &self.table.columns[j], best[j]
+                )
+
+    def suggest(self, seed, int64_t trial, int64_t candidates, bint joint=False):
         """A row (d,) float64 for a new trial, the same for equal arguments and equal trials that count.
 
-        Column by column, parents first: of `candidates` >= 1 draws from the density of the better trials the one at which
+        Column by column, parents first: of `candidates` draws, 1..10,000, from the density of the better trials the one at which
         that is largest over the density of the others. Column j draws from Stream(seed, SUGGEST, trial, j).
+
+        joint: the columns that are active together have one density, and draw from the stream of the first of them. Its
+        kernels are products (Falkner et al., ICML 2018), in each column as wide as in Optuna's multivariate TPE, 0.2
+        n^(-1 / (d + 4)) of the prior; a choice keeps its option with weight 1, or has any with the weight of the prior. On a
+        grid kernels are continuous, and rounded is what is suggested. The prior is the domain itself. Of more than 1,000 others
+        the latest 1,000 count.
         """
         cdef uint64_t word = seed & 0xFFFFFFFFFFFFFFFF
         cdef Bits stream
         cdef Py_ssize_t j
-        if candidates < 1:
-            raise InvalidArgument(f"candidates must be >= 1, got {candidates}")
+        if not 1 <= candidates <= 10_000:
+            raise InvalidArgument(f"candidates must be in 1..10000, got {candidates}")
         out = np.full(self.table.size, NAN)
         cdef double[::1] row = out
         for j in range(self.table.size):
-            if active(&self.table.columns[j], &row[0], 1):
-                stream = keyed(word, SUGGEST, trial, j, 0)
+            if not active(&self.table.columns[j], &row[0], 1):
+                continue
+            stream = keyed(word, SUGGEST, trial, j, 0)
+            if not joint:
                 row[j] = self.propose(j, &stream, candidates)
+            elif self.axes[j].leader == j:
+                self.propose_jointly(j, &row[0], &stream, candidates)
         return out
 
     def density(self, Py_ssize_t column, const double[::1] values not None, bint better):

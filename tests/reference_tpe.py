@@ -42,6 +42,23 @@ def kernels(values: Sequence[float], prior_weight: float, prior: NormalDist) -> 
     return mixture
 
 
+def cell(stream: Stream) -> float:
+    """The middle of one of 2^52 cells of (0, 1)."""
+    return (int(stream.uniform() * 2**52) + 0.5) / 2**52
+
+
+def joint_width(n: int, d: int) -> float:
+    """Of n kernels in d dimensions, as a part of the prior's (Optuna's multivariate TPE)."""
+    return max(0.2 * math.pow(max(n, 1), -1 / (d + 4)), 1 / min(100, n + 2))
+
+
+def truncated(kernel: NormalDist, low: float, high: float, stream: Stream) -> float:
+    """A draw from a kernel, repeated until it is in [low, high)."""
+    while not low <= (z := kernel.inv_cdf(cell(stream))) < high:
+        pass
+    return z
+
+
 @dataclass
 class Axis:
     """One hyperparameter: its values in the trials that count, by trial."""
@@ -65,6 +82,13 @@ class Axis:
         if self.column.kind != LOG:
             return x
         return math.log(x) if x > 0 else -math.inf
+
+    def value(self, z: float) -> float:
+        """The value of the domain that stands there, or next to it."""
+        column = self.column
+        if column.kind in (CHOICE, NORMAL):
+            return z
+        return nearest(math.exp(z) if column.kind == LOG else z, column.low, column.high, self.step)
 
     def counts(self, values: Sequence[float]) -> list[float]:
         """The weight of each option of a choice [bincount]."""
@@ -109,12 +133,9 @@ class Axis:
         while True:
             place = stream.uniform() * (n + self.prior_weight)
             kernel = mixture[int(place)][1] if place < n else self.prior
-            cell = int(stream.uniform() * 2**52)
-            z = kernel.inv_cdf((cell + 0.5) / 2**52)
+            z = kernel.inv_cdf(cell(stream))
             if self.low <= z < self.high:
-                break
-        x = math.exp(z) if column.kind == LOG else z
-        return x if column.kind == NORMAL else nearest(x, column.low, column.high, self.step)
+                return self.value(z)
 
 
 @dataclass
@@ -133,6 +154,69 @@ class Parzen:
 
     def density(self, j: int, better: bool) -> Callable[[float], float]:
         return Axis(self.columns[j], self.prior_weight).density(self.values(j, better))
+
+    def group(self, j: int) -> list[int]:
+        """The columns that are active together with one."""
+        switches = [(column.parent, column.branch) for column in self.columns]
+        return [k for k, switch in enumerate(switches) if switch == switches[j]]
+
+    def centres(self, group: list[int], better: bool) -> list[list[float]]:
+        """Where the kernels of a joint density stand: the latest 1,000 trials on one side."""
+        axes = [Axis(self.columns[j], self.prior_weight) for j in group]
+        values = zip(*(self.values(j, better) for j in group), strict=True)
+        points = [[axis.straight(value) for axis, value in zip(axes, point, strict=True)] for point in values]
+        return points[-1000:]
+
+    def joint_density(self, group: list[int], better: bool) -> Callable[[Sequence[float]], float]:
+        """The density of a point of a group: products of kernels that are all as wide, and the domain itself as the prior."""
+        axes = [Axis(self.columns[j], self.prior_weight) for j in group]
+        points = self.centres(group, better)
+        width = joint_width(len(points), len(group))
+
+        def kernel(axis: Axis, centre: float, x: float) -> float:
+            if axis.column.kind == CHOICE:
+                return ((centre == x) + self.prior_weight / (axis.column.high + 1)) / (1 + self.prior_weight)
+            return NormalDist(centre, width * axis.prior.stdev).pdf(x)
+
+        def prior(axis: Axis, x: float) -> float:
+            if axis.column.kind == CHOICE:
+                return 1 / (axis.column.high + 1)
+            return axis.prior.pdf(x) if axis.column.kind == NORMAL else 1 / axis.prior.stdev
+
+        def density(point: Sequence[float]) -> float:
+            total = self.prior_weight * math.prod(map(prior, axes, point))
+            for centre, weight in zip(points, forgetting(len(points)), strict=True):
+                total += weight * math.prod(map(kernel, axes, centre, point))
+            return total / (sum(forgetting(len(points))) + self.prior_weight)
+
+        return density
+
+    def joint_draw(self, group: list[int], stream: Stream) -> list[float]:
+        """A point from the joint density of the better trials, before it is rounded."""
+        points = self.centres(group, better=True)
+        width, place = joint_width(len(points), len(group)), stream.uniform() * (len(points) + self.prior_weight)
+        centre = points[int(place)] if place < len(points) else None
+        drawn: list[float] = []
+        for axis in [Axis(self.columns[j], self.prior_weight) for j in group]:
+            mean = None if centre is None else centre[len(drawn)]
+            if axis.column.kind == CHOICE:
+                anew = mean is None or stream.uniform() * (1 + self.prior_weight) >= 1
+                drawn.append(float(stream.below(int(axis.column.high) + 1)) if anew or mean is None else mean)
+            elif mean is None and axis.column.kind == NORMAL:
+                drawn.append(axis.prior.inv_cdf(cell(stream)))
+            elif mean is None:
+                drawn.append(axis.low + (axis.high - axis.low) * stream.uniform())
+            else:
+                drawn.append(truncated(NormalDist(mean, width * axis.prior.stdev), axis.low, axis.high, stream))
+        return drawn
+
+    def joint_candidates(self, group: list[int], seed: int, trial: int, count: int) -> list[tuple[list[float], float]]:
+        """As `candidates`, for the columns that are active together."""
+        stream = Stream(seed, SUGGEST, trial, group[0])
+        drawn = [self.joint_draw(group, stream) for _ in range(count)]
+        good, bad = self.joint_density(group, better=True), self.joint_density(group, better=False)
+        axes = [Axis(self.columns[j], self.prior_weight) for j in group]
+        return [([a.value(z) for a, z in zip(axes, p, strict=True)], good(p) / bad(p)) for p in drawn]
 
     def candidates(self, j: int, seed: int, trial: int, count: int) -> list[tuple[float, float]]:
         """Draws for a hyperparameter, each with the ratio whose largest is suggested."""

@@ -104,7 +104,7 @@ def library(column: Column, values: Sequence[float], prior_weight: float, xs: Ro
             return np.exp(np.asarray(pyll.rec_eval(logarithm), dtype=np.float64))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     domain=st.sampled_from(DOMAINS),
     better=st.integers(0, 25),
@@ -179,6 +179,18 @@ def test_a_suggestion_is_not_the_best_of_the_draws(n: int, crowded: float, seed:
             assert ratio >= max(ratio for _, ratio in drawn) * (1 - 1e-6)
 
 
+@settings(deadline=None, max_examples=30)
+@given(n=st.sampled_from([0, 1, 30, 300, 1200]), crowded=st.sampled_from([0.0, 0.95]), seed=st.integers(0, 2**32))
+def test_a_joint_suggestion_is_not_the_best_of_the_draws(n: int, crowded: float, seed: int) -> None:
+    parzen, naive = fill(NESTED, n, seed, crowded, prior_weight=0.5)
+    row = parzen.suggest(seed, 5000, 4, joint=True)
+    NESTED.check(NESTED.decode(row))
+    for group in {tuple(naive.group(j)) for j in range(len(row)) if not math.isnan(row[j])}:
+        drawn = naive.joint_candidates(list(group), seed, 5000, 4)
+        chosen = [ratio for point, ratio in drawn if np.allclose(point, row[list(group)], rtol=1e-9, atol=1e-12)]
+        assert max(chosen) >= max(ratio for _, ratio in drawn) * (1 - 1e-6)
+
+
 def test_rounding_piles_up_in_a_long_history() -> None:
     space = at.Space({"x": at.uniform(0.0, 1.0)})
     draw = random.Random(0)
@@ -236,7 +248,10 @@ TWO = Table([CHOICE, LOG], [0.0, 1.0], [2.0, 9.0], [1.0, 0.0], [-1, 0], [-1, 1])
         (lambda: Parzen(TWO).put(0, np.array([0.5, 1.0]), False), "column 0: a value must be of its domain, got 0.5"),
         (lambda: Parzen(TWO).put(0, np.array([3.0, 1.0]), False), "column 0: a value must be of its domain, got 3.0"),
         (lambda: Parzen(TWO).put(0, np.array([1.0, 0.0]), False), "column 1: a value must be of its domain, got 0.0"),
-        (lambda: Parzen(ONE).suggest(0, 0, 0), "candidates must be >= 1, got 0"),
+        (lambda: Parzen(ONE).suggest(0, 0, 0), "candidates must be in 1..10000, got 0"),
+        (lambda: Parzen(ONE).suggest(0, 0, 2**31), "candidates must be in 1..10000, got 2147483648"),
+        (lambda: at.TPE(candidates=10_001), "candidates must be an integer <= 10000, got 10001"),
+        (lambda: at.TPE(multivariate=1), "multivariate must be True or False, got 1"),  # type: ignore[arg-type]
         (lambda: Parzen(ONE).density(1, np.zeros(1), False), "column must be in 0..0, got 1"),
     ],
 )
@@ -281,7 +296,10 @@ def optimize(searcher: at.TPE, trials: int, seed: int = 0) -> list[float]:
 
 
 def test_a_candidate_or_a_prior_of_another_weight_makes_no_difference() -> None:
-    runs = [optimize(at.TPE(**given), 60) for given in ({}, {"candidates": 2}, {"prior_weight": 9.0}, {"gamma": 0.9})]
+    runs = [
+        optimize(at.TPE(**given), 60)
+        for given in ({}, {"candidates": 2}, {"prior_weight": 9.0}, {"gamma": 0.9}, {"multivariate": True})
+    ]
     assert len({tuple(run[:15]) for run in runs}) == 1
     assert len({tuple(run) for run in runs}) == len(runs)
 

@@ -8,6 +8,8 @@ NeurIPS 2011). Which trials these are says searchers/history.py, as for `HyperOp
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from asynctune._core import Parzen
 from asynctune.errors import InvalidArgument, check_integer
 from asynctune.searchers.base import Searcher, Suggestion
@@ -26,8 +28,11 @@ class TPE(Searcher):
         startup: how many trials must have a value before the model is used, >= 1; until then configurations are random. Default:
             a quarter of num_trials, at least 5 and at most 20.
         gamma: how many trials count as the better ones, in units of the square root of their number, in (0, 1].
-        candidates: how many candidates are drawn for a suggestion, >= 1.
+        candidates: how many candidates are drawn for a suggestion, in 1..10,000.
         prior_weight: of the whole domain in a density, that of a trial being 1, > 0.
+        multivariate: whether the hyperparameters that are active together have one density, so that what is good together is
+            suggested together, instead of one for each, as in hyperopt. Its kernels are products as in BOHB (Falkner et al.,
+            ICML 2018), as wide as in Optuna's multivariate TPE; of more than 1,000 others the latest 1,000 count.
 
     Raises InvalidArgument if one is out of range.
     """
@@ -36,10 +41,13 @@ class TPE(Searcher):
     gamma: float = 0.25
     candidates: int = 24
     prior_weight: float = 1.0
+    multivariate: bool = False
 
     def __post_init__(self) -> None:
         check_history(self.startup, self.gamma)
-        check_integer("candidates", self.candidates, at_least=1)
+        check_integer("candidates", self.candidates, at_least=1, at_most=10_000)
+        if not isinstance(self.multivariate, bool):
+            raise InvalidArgument(f"multivariate must be True or False, got {self.multivariate!r}")
         if not isinstance(self.prior_weight, int | float) or not 0 < self.prior_weight < float("inf"):
             raise InvalidArgument(f"prior_weight must be > 0 and finite, got {self.prior_weight!r}")
 
@@ -63,7 +71,8 @@ class BoundTPE:
     def prepare(self, trial: int) -> Suggestion:
         if self._history.level is None:
             return partial(draw, self._table, self._seed, trial)
-        return self._parzen.suggest(self._seed, trial, self._spec.candidates).copy
+        row = self._parzen.suggest(self._seed, trial, self._spec.candidates, self._spec.multivariate)
+        return partial(np.copy, row)
 
     def slow(self, trial: int) -> bool:
         return False
