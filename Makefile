@@ -6,7 +6,7 @@ READY := .venv/.ready
 PEERS := .venv-peers/bin/python
 PEERS_READY := .venv-peers/.ready
 CORE := build/.core
-BENCHMARKS := report trials memory journal checkpoint
+BENCHMARKS := report trials memory journal checkpoint tpe
 PLOTTED := core scale
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -46,7 +46,7 @@ ASAN = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=
 	PYTHONMALLOC=malloc PYTHONPATH=$(CURDIR)/build/asan/lib:$(CURDIR) $(PY) -P
 
 asan: sanitized  ## the core's tests and a short fuzz under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(ASAN) -m pytest --capture=sys -m "not slow" $(wildcard $(patsubst %,tests/test_%.py,core schedulers population limits))
+	$(ASAN) -m pytest --capture=sys -m "not slow" $(wildcard $(patsubst %,tests/test_%.py,core schedulers population tpe limits))
 	$(ASAN) -m tests.fuzz --seconds 20
 
 SECONDS ?= 600

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asynctune.schedulers import ASHA as ASHA
     from asynctune.schedulers import FIFO as FIFO
     from asynctune.schedulers import PBT as PBT
+    from asynctune.searchers import TPE as TPE
     from asynctune.searchers import HyperOpt as HyperOpt
     from asynctune.searchers import Random as Random
     from asynctune.slots import Slots as Slots
@@ -59,6 +60,7 @@ _WHERE = {
     "Slots": "slots",
     "Space": "space",
     "Study": "study",
+    "TPE": "searchers",
     "Trial": "worker.trial",
     "TrialEnded": "errors",
     "TrialResult": "results",

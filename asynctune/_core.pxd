@@ -52,6 +52,11 @@ cdef inline double next_uniform(Bits *stream) noexcept nogil:
     return as_uniform(next_bits(stream))
 
 
+cdef inline double next_cell(Bits *stream) noexcept nogil:
+    """The middle of one of 2^52 cells of (0, 1): never 0, never 1."""
+    return ((next_bits(stream) >> 12) + 0.5) / 4503599627370496.0
+
+
 cdef inline uint64_t next_below(Bits *stream, uint64_t n) noexcept nogil:
     """Uniform in 0..n-1, for n >= 1; the first 2^64 mod n values are refused, so that none is more likely."""
     cdef uint64_t bits, refused = (0 - n) % n
@@ -225,3 +230,69 @@ cdef class Generations:
     cdef Member *waiting(self, int64_t trial) except NULL
     cdef Generation generation(self, int32_t depth)
     cdef int move_up(self) except -1
+
+
+cdef enum:               # of the Parzen estimator
+    NEWEST = 25          # so many observations have the full weight, and so many trials at most are the better ones
+    FEW = 98             # up to here the least width of a kernel depends on how many there are
+    WINDOW = 1000        # so many observations at most make a joint density
+    TERMS = 16           # of the expansion of a kernel about the middle of its cell
+
+
+cdef struct Observation:
+    double y             # where the kernel stands, in hundredths of the prior's width from its middle; CHOICE: the option
+    int64_t trial
+
+
+cdef struct Run:         # observations in an order
+    Observation *entries
+    Py_ssize_t size
+    Py_ssize_t capacity
+
+
+cdef struct Cell:        # the kernels from index to index + 1, of width 1
+    double index
+    Run members          # by y, then trial
+    double plain[16]     # (TERMS,) sums of t^k, where t is a member's place from the middle of the cell
+    double ranked[16]    # (TERMS,) the same, each times the member's rank by trial
+    double sums[16]      # (TERMS,) the same divided by k!, each times the member's weight; for a suggestion
+
+
+cdef struct Kernel:
+    double weight
+    double mean
+    double width
+
+
+cdef struct Mixture:     # a density of one hyperparameter
+    Run order            # all observations, by trial
+    Cell *cells          # (size,) those that have a member, by index
+    Py_ssize_t size
+    Py_ssize_t capacity
+    Kernel *kernels      # (room,) for `spread`
+    Py_ssize_t room
+
+
+cdef struct Axis:        # one hyperparameter as the estimator sees it
+    double middle        # of the prior, in the logarithm where the domain is LOG
+    double unit          # a hundredth of its width
+    double low           # the bounds, in units from the middle; NORMAL: -inf, inf
+    double high
+    Py_ssize_t leader    # the first of the columns that are active together with this one
+    Py_ssize_t together  # of a leader: how many these are
+    Mixture sides[2]     # of the other trials, and of the better ones
+
+
+cdef class Parzen:
+    cdef:
+        Table table
+        double prior_weight
+        Axis *axes                    # (d,)
+        double *points                # (2, d) for `propose_jointly`
+
+    cdef void forget(self, int64_t trial) noexcept nogil
+    cdef double likelihood(self, Py_ssize_t j, int side, Py_ssize_t count, double x, double y) noexcept nogil
+    cdef double propose(self, Py_ssize_t j, Bits *stream, int64_t candidates) except? -1 nogil
+    cdef double joint_likelihood(self, Py_ssize_t first, int side, const double *point) noexcept nogil
+    cdef void draw_jointly(self, Py_ssize_t first, double *point, Bits *stream) noexcept nogil
+    cdef void propose_jointly(self, Py_ssize_t first, double *row, Bits *stream, int64_t candidates) noexcept nogil

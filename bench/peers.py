@@ -77,7 +77,7 @@ SECTIONS = (
         size="trials so far",
         sizes=(20, 100, 1_000),
         libraries=SUGGESTS,
-        ours="asynctune HyperOpt, ask + tell + finish",
+        ours="asynctune TPE, ask + tell + finish",
     ),
 )
 

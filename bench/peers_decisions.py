@@ -8,6 +8,7 @@ say which. Written against ray 2.60, optuna 5.0, syne-tune 0.16, rustuna 0.2 and
 import logging
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import count
@@ -321,8 +322,8 @@ def syne_tune_pbt(population: Sequence[float], arriving: Sequence[float]) -> Pre
 # Suggestions: one more trial, asked for and told, where `losses` have been observed at random configurations.
 
 
-def asynctune_suggest(losses: Sequence[float], arriving: Sequence[float]) -> Prepared:
-    searcher = at.HyperOpt(startup=len(losses))
+def asynctune_suggest(searcher: Any, losses: Sequence[float], arriving: Sequence[float]) -> Prepared:
+    searcher = replace(searcher, startup=len(losses))
     study = at.Study(SPACE, metric="loss", mode="min", num_trials=None, searcher=searcher, seed=0)
 
     def trial(loss: float) -> bool:
@@ -389,16 +390,19 @@ def hyperopt_suggest(losses: Sequence[float], arriving: Sequence[float]) -> Prep
     }
     domain, trials, seeds = Domain(lambda config: 0.0, space), Trials(), count()
 
-    def trial(suggest: Callable[..., Any], loss: float) -> bool:
-        documents = suggest(trials.new_trial_ids(1), domain, trials, next(seeds))
+    def trial(loss: float) -> bool:
+        documents = tpe.suggest(trials.new_trial_ids(1), domain, trials, next(seeds))
         documents[0].update(state=JOB_STATE_DONE, result={"status": STATUS_OK, "loss": loss})
         trials.insert_trial_docs(documents)
         trials.refresh()
         return True
 
-    for loss in losses:
-        trial(rand.suggest, loss)
-    return Prepared([partial(trial, tpe.suggest, loss) for loss in arriving], lambda told: [told])
+    documents = rand.suggest(trials.new_trial_ids(len(losses)), domain, trials, next(seeds))
+    for document, loss in zip(documents, losses, strict=True):
+        document.update(state=JOB_STATE_DONE, result={"status": STATUS_OK, "loss": loss})
+    trials.insert_trial_docs(documents)
+    trials.refresh()
+    return Prepared([partial(trial, loss) for loss in arriving], lambda told: [told])
 
 
 #: What a row of a table is called: the module that it needs, and how it is prepared.
@@ -416,8 +420,10 @@ PBTS = {
     "Ray PopulationBasedTraining.on_trial_result": ("ray", ray_pbt),
     "Syne Tune PopulationBasedTraining, on_trial_result + suggest": ("syne_tune", syne_tune_pbt),
 }
-SUGGESTS = {
-    "asynctune HyperOpt, ask + tell + finish": ("asynctune", asynctune_suggest),
+SUGGESTS: dict[str, tuple[str, Prepare]] = {
+    "asynctune TPE, ask + tell + finish": ("asynctune", partial(asynctune_suggest, at.TPE())),
+    "asynctune TPE(multivariate=True)": ("asynctune", partial(asynctune_suggest, at.TPE(multivariate=True))),
+    "asynctune HyperOpt, ask + tell + finish": ("asynctune", partial(asynctune_suggest, at.HyperOpt())),
     "hyperopt tpe.suggest": ("hyperopt", hyperopt_suggest),
     "Optuna TPESampler, ask + tell": ("optuna", optuna_suggest),
     "Rustuna TPESampler, ask + tell": ("rustuna", rustuna_suggest),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from asynctune._core import Generations, Ladder
+from asynctune._core import Generations, Ladder, Parzen
 
 __all__ = ["digest", "state"]
 
@@ -64,7 +64,7 @@ def _state(thing: Any, above: tuple[int, ...]) -> Any:
             return {kind: sorted(map(inner, thing), key=json.dumps)}
         case Sequence() | deque():
             return {kind: [inner(each) for each in thing]}
-        case Ladder() | Generations():
+        case Ladder() | Generations() | Parzen():
             return {kind: inner(thing.state())}
         case functools.partial():
             return {kind: [inner(thing.func), inner(thing.args), inner(thing.keywords)]}

@@ -39,6 +39,7 @@ from asynctune._core import (
     SAMPLE,
     Generations,
     Ladder,
+    Parzen,
     Stream,
     Table,
 )
@@ -512,6 +513,75 @@ SPACE = {
 BOUNDS = {"rate": (1e-5, 1e-1), "shift": (-1.0, 1.0), "layers": (1, 4), "size": (0, 2), "kind": (0, 2)}
 
 
+class Windows(Domains):
+    """`Parzen`: trials come, change sides and go; what is suggested is in its domain, and the densities are what they were."""
+
+    def __init__(self, draw: random.Random) -> None:
+        super().__init__(draw)
+        self.columns = self.columns or [(LINEAR, 0.0, 1.0, 0.0, -1, 0)]
+        self.table = Table(*zip(*self.columns, strict=True))
+        self.parzen = Parzen(self.table, draw.choice([1.0, 0.1, 1e3]))
+        self.sides: dict[int, bool] = {}
+
+    def trial(self) -> int:
+        return self.draw.choice([self.draw.randrange(200), self.draw.randrange(200), 2**40, -1])
+
+    def put(self) -> None:
+        for _ in range(self.draw.choice([1, 20])):
+            trial, better = self.trial(), self.draw.random() < 0.2
+            full = better and sum(side for other, side in self.sides.items() if other != trial) == 25
+            row = self.table.sample(self.stream())
+            assert refused(self.parzen.put, trial, row, better) == full
+            if not full:
+                self.sides[trial] = better
+
+    def drop(self) -> None:
+        trial = self.trial()
+        self.parzen.drop(trial)
+        self.sides.pop(trial, None)
+
+    def suggest(self) -> None:
+        seed, trial = self.draw.getrandbits(64), self.trial()
+        arguments = seed, trial, self.draw.choice([1, 5]), self.draw.random() < 0.5
+        self.check(row := self.parzen.suggest(*arguments))
+        assert np.array_equal(self.parzen.suggest(*arguments), row, equal_nan=True)
+        for j, value in enumerate(row.tolist()):
+            if not math.isnan(value):
+                self.parzen.density(j, np.array([value]), self.draw.random() < 0.5)
+
+    def spoilt(self) -> None:
+        before = self.parzen.state()
+        row: Any = self.table.sample(self.stream())
+        wrong = (
+            np.append(row, 1.0),
+            row[np.newaxis],
+            row.astype(object),
+            row.tolist(),
+            None,
+            "row",
+            np.full_like(row, math.inf),
+        )
+        calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = [
+            *((self.parzen.put, (1, bad, False)) for bad in wrong),
+            *((self.parzen.put, (bad, row, False)) for bad in (2**63, -(2**63) - 1, math.nan, "1", None)),
+            *((self.parzen.suggest, (0, 0, bad)) for bad in (0, -1, 10_001, 2**63, "1", None)),
+            *((self.parzen.density, (bad, np.zeros(1), True)) for bad in (len(self.columns), *NO_MEMBER)),
+            (self.parzen.density, (0, np.zeros((1, 1)), True)),
+        ]
+        call, arguments = self.draw.choice(calls)
+        assert refused(call, *arguments), arguments
+        assert self.parzen.state() == before
+
+    def look(self) -> None:
+        others, better = ([trial for trial, _ in side] for side in self.parzen.state()[0])
+        assert others == sorted(trial for trial, side in self.sides.items() if not side)
+        assert better == sorted(trial for trial, side in self.sides.items() if side)
+
+    def __iter__(self) -> Iterator[Callable[[], None]]:
+        yield from self.draw.choices([self.put, self.drop, self.suggest, self.spoilt], [4, 2, 2, 1], k=40)
+        yield self.look
+
+
 class Generation:
     """`Population`: who takes over from whom, what stays as it was, what stays in its domain; on any number of threads."""
 
@@ -620,6 +690,7 @@ class Nonsense:
             Generations(5, 3, 0.25, 1, draw.random() < 0.5),
             Table([LINEAR, CHOICE], [0, 0], [1, 2], [0, 0], [-1, -1], [0, 0]),
             Stream(1, SAMPLE),
+            Parzen(Table([LINEAR, CHOICE], [0, 0], [1, 2], [0, 0], [-1, -1], [0, 0])),
         ]
         for made in self.things[:]:
             with suppress(TypeError):
@@ -673,6 +744,7 @@ CASES: list[Callable[[random.Random], Iterable[Callable[[], None]]]] = [
     Halving,
     Truncation,
     Domains,
+    Windows,
     Nonsense,
     HalvingCrowd,
     Generation,

@@ -16,7 +16,7 @@ from asynctune.schedulers import ASHA
 LAPS = """
 import ctypes, gc, pickle
 import numpy as np
-from asynctune._core import CHOICE, LINEAR, SAMPLE, Generations, Ladder, Stream, Table
+from asynctune._core import CHOICE, LINEAR, SAMPLE, Generations, Ladder, Parzen, Stream, Table
 from asynctune.errors import InvalidArgument
 from asynctune.schedulers import ASHA, PBT
 
@@ -63,6 +63,16 @@ def truncation(synchronous, table):
         bound.finish(member, failed=False)
     refused(bound.saved, 600, 1, "nobody")
 
+def windows(table):
+    parzen = Parzen(table)
+    for trial in range(300):
+        parzen.put(trial, table.sample(Stream(1, SAMPLE, trial)), trial < 20)
+    for trial in range(0, 300, 3):
+        parzen.drop(trial)
+    parzen.suggest(1, 300, 2)
+    refused(Parzen, table, -1.0)
+    refused(parzen.put, 1, np.zeros(3), False)
+
 def lap():
     columns = [CHOICE, LINEAR] * 100, [0] * 200, [3] * 200, [0] * 200, [-1] * 200, [0] * 200
     table = pickle.loads(pickle.dumps(Table(*columns)))
@@ -77,6 +87,7 @@ def lap():
         halving(kind, 3)
     truncation(False, table)
     truncation(True, table)
+    windows(table)
 
 mallinfo2 = ctypes.CDLL(None).mallinfo2
 mallinfo2.restype = Held
@@ -121,7 +132,7 @@ SHORTAGES = """
 import ctypes, os, sys
 import numpy as np
 from asynctune.schedulers import ASHA, PBT
-from asynctune._core import LINEAR, Table
+from asynctune._core import LINEAR, Parzen, Table
 
 left = ctypes.c_long.in_dll(ctypes.CDLL(os.environ["LD_PRELOAD"]), "left")
 table = Table([LINEAR], [0.0], [1.0], [0.0], [-1], [0])
@@ -163,8 +174,14 @@ def truncation(synchronous):
             bound.resume(resumption)
     return turns, bound.released()
 
+def windows():
+    parzen = Parzen(table)
+    for trial in trials.tolist():
+        persistently(parzen.put, trial, values[trial : trial + 1] / 50, trial % 30 == 0)
+    return persistently(parzen.suggest, 1, 600, 5).tolist(), parzen.state()
+
 for case in [(halving, "stopping", True), (halving, "promotion", True), (halving, "stopping", False),
-             (halving, "promotion", False), (truncation, True), (truncation, False)]:
+             (halving, "promotion", False), (truncation, True), (truncation, False), (windows,)]:
     seen = {}
     for chosen in (-1, *range(200)):
         shortages, turn = 0, chosen

@@ -1,4 +1,4 @@
-"""Searchers: random search, and HyperOpt's TPE under concurrency and early stopping."""
+"""Searchers: random search, and TPE, the library's and ours, under concurrency and early stopping."""
 
 import math
 import pickle
@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from asynctune import space as at
 from asynctune._core import SAMPLE, Stream
 from asynctune.errors import InvalidArgument
-from asynctune.searchers import HyperOpt, Random, Searcher
+from asynctune.searchers import TPE, HyperOpt, Random, Searcher
 from asynctune.searchers import hyperopt as room
 from asynctune.searchers.base import Row
+from asynctune.searchers.random import draw as by_chance
 
 SQUARE = at.Space({"x": at.uniform(0, 1), "y": at.uniform(0, 1)})
 RICH = at.Space(
@@ -63,13 +64,16 @@ class Table(at.Rows):
     def take(self, trials: Sequence[int]) -> Row:
         return np.array([self.rows[trial] for trial in trials])
 
+    def __getitem__(self, trial: int) -> Row:
+        return self.rows[trial]
+
 
 class Bound:
     """A bound searcher and the rows that a study would keep for it."""
 
     def __init__(self, searcher: Searcher, space: at.Space, seed: int, num_trials: int | None) -> None:
         self.table = Table()
-        self.searcher = searcher.bind(space=space, seed=seed, num_trials=num_trials, rows=self.table)
+        self.searcher: Any = searcher.bind(space=space, seed=seed, num_trials=num_trials, rows=self.table)
         self.prepare, self.slow = self.searcher.prepare, self.searcher.slow
         self.observe, self.ended = self.searcher.observe, self.searcher.ended
 
@@ -80,6 +84,27 @@ class Bound:
 
 def bind(searcher: Searcher, space: at.Space = SQUARE, seed: int = 0, num_trials: int | None = None) -> Bound:
     return Bound(searcher, space, seed, num_trials)
+
+
+def model(bound: Bound) -> tuple[list[float], list[float]] | None:
+    """Of the better trials and of the others the first hyperparameter, in the order of suggestion; None: there is no model."""
+    call: Any = bound.prepare(10_000)
+    if getattr(call, "func", None) is by_chance:
+        return None
+    if isinstance(bound.searcher, room.BoundHyperOpt):
+        _, rows, better, _, _ = call.args
+        return rows[better, 0].tolist(), rows[~better, 0].tolist()
+    others, best = (
+        [float(bound.table.rows[trial][0]) for trial, _ in side] for side in bound.searcher._parzen.state()[0]
+    )
+    return best, others
+
+
+def split(bound: Bound) -> tuple[int, int]:
+    """How many better and other trials the model is made of."""
+    sides = model(bound)
+    assert sides is not None
+    return len(sides[0]), len(sides[1])
 
 
 def suggest(bound: Bound, trial: int) -> Row:
@@ -107,6 +132,11 @@ def start_with(bound: Bound, scores: dict[tuple[float, float], float], level: in
         bound.ended(trial, failed=False)
 
 
+#: The methods that are built of the same trials.
+both = pytest.mark.parametrize("method", [HyperOpt, TPE])
+Method = type[HyperOpt] | type[TPE]
+
+
 def test_importing_the_searchers_does_not_import_hyperopt() -> None:
     code = "import asynctune.searchers, sys; print({'hyperopt', 'scipy', 'networkx', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
@@ -125,44 +155,49 @@ def test_random_suggestions_do_not_depend_on_slots_or_order() -> None:
     assert not np.array_equal(bind(Random(), RICH, seed=4).prepare(0)(), calls[0](), equal_nan=True)
 
 
-def test_of_twenty_trials_only_five_are_random() -> None:
-    bound = bind(HyperOpt(), num_trials=20)
-    slow = []
+@both
+def test_of_twenty_trials_only_five_are_random(method: Method) -> None:
+    bound = bind(method(), num_trials=20)
+    early = []
     for trial in range(20):
-        slow.append(bound.slow(trial))
+        early.append(model(bound) is None)
+        assert bound.slow(trial) == (method is HyperOpt and not early[-1])
         train(bound, range(trial, trial + 1))
-    assert slow == [False] * 5 + [True] * 15
-    rows, chance = train(bind(HyperOpt(), num_trials=20), range(20)), train(bind(Random()), range(20))
+    assert early == [True] * 5 + [False] * 15
+    rows, chance = train(bind(method(), num_trials=20), range(20)), train(bind(Random()), range(20))
     assert [np.array_equal(row, by_chance) for row, by_chance in zip(rows, chance, strict=True)] == [True] * 5 + [
         False
     ] * 15
 
 
+@both
 @pytest.mark.parametrize(("num_trials", "startup"), [(None, 20), (1, 5), (40, 10), (1000, 20)])
-def test_the_start_up_follows_the_number_of_trials(num_trials: int | None, startup: int) -> None:
-    bound = bind(HyperOpt(), num_trials=num_trials)
+def test_the_start_up_follows_the_number_of_trials(method: Method, num_trials: int | None, startup: int) -> None:
+    bound = bind(method(), num_trials=num_trials)
     train(bound, range(startup - 1))
-    assert not bound.slow(startup - 1)
+    assert model(bound) is None
     train(bound, range(startup - 1, startup))
-    assert bound.slow(startup)
+    assert model(bound) is not None
 
 
-def test_trials_without_a_finite_value_do_not_end_the_start_up() -> None:
-    bound = bind(HyperOpt(startup=5))
+@both
+def test_trials_without_a_finite_value_do_not_end_the_start_up(method: Method) -> None:
+    bound = bind(method(startup=5))
     for trial in range(64):
         suggest(bound, trial)
     for trial, value in enumerate([math.nan, math.inf, -math.inf, 1.0, 2.0, 3.0, 4.0]):
         bound.observe(trial, 0, value)
     for trial in range(20, 30):
         bound.ended(trial, failed=True)
-    assert not bound.slow(64)
+    assert model(bound) is None
     bound.observe(7, 0, 5.0)
-    assert bound.slow(64)
+    assert model(bound) is not None
 
 
-def test_suggestions_that_run_at_the_same_time_do_not_collapse() -> None:
+@both
+def test_suggestions_that_run_at_the_same_time_do_not_collapse(method: Method) -> None:
     def cells(starts: bool) -> int:
-        bound = bind(HyperOpt())
+        bound = bind(method())
         train(bound, range(30))
         rows = []
         for trial in range(30, 94):
@@ -176,25 +211,21 @@ def test_suggestions_that_run_at_the_same_time_do_not_collapse() -> None:
     assert cells(starts=False) <= 8, "this test would pass without a liar"
 
 
-def test_many_running_trials_never_count_as_better() -> None:
-    bound = bind(HyperOpt(startup=2, gamma=1.0))
+@both
+def test_many_running_trials_never_count_as_better(method: Method) -> None:
+    bound = bind(method(startup=2, gamma=1.0))
     start_with(bound, {(0.2, 0.2): 1.0, (0.8, 0.8): 0.0}, level=0)
-    alone = split(bound.prepare(1000))
+    alone = split(bound)
     for trial in range(2, 200):
         bound.started(trial, np.array([0.5, 0.5]))
     crowded = [bound.prepare(trial) for trial in range(1000, 1020)]
-    assert (alone, split(crowded[0])) == ((2, 0), (2, 198))
+    assert (alone, split(bound)) == ((2, 0), (2, 198))
     assert not [row for row in (call() for call in crowded) if np.all(np.abs(row - 0.5) < 0.1)], "the liars attract"
 
 
-def split(call: Any) -> tuple[int, int]:
-    """How many better and other trials a model's suggestion is made of."""
-    _, rows, better, _, _ = call.args
-    return int(better.sum()), len(rows) - int(better.sum())
-
-
-def test_suggestions_are_of_the_space_whatever_its_domains() -> None:
-    bound = bind(HyperOpt(startup=5), RICH, seed=1)
+@both
+def test_suggestions_are_of_the_space_whatever_its_domains(method: Method) -> None:
+    bound = bind(method(startup=5), RICH, seed=1)
     seen = set()
     for trial in range(40):
         row = suggest(bound, trial)
@@ -207,9 +238,10 @@ def test_suggestions_are_of_the_space_whatever_its_domains() -> None:
     assert len(seen) == 3
 
 
-def test_a_single_nested_hyperparameter_without_observations_is_no_trouble() -> None:
+@both
+def test_a_single_nested_hyperparameter_without_observations_is_no_trouble(method: Method) -> None:
     space = at.Space({"model": at.choice(["linear", {"name": "tree", "depth": at.randint(1, 9)}])})
-    bound = bind(HyperOpt(startup=5), space)
+    bound = bind(method(startup=5), space)
     for trial in range(12):
         row = np.array([0.0, np.nan])
         bound.started(trial, row)
@@ -218,11 +250,12 @@ def test_a_single_nested_hyperparameter_without_observations_is_no_trouble() -> 
         space.check(space.decode(suggest(bound, trial)))
 
 
-def test_tpe_is_better_than_chance_on_a_quadratic() -> None:
+@both
+def test_tpe_is_better_than_chance_on_a_quadratic(method: Method) -> None:
     def regret(searcher: Searcher, seed: int) -> float:
         return -max(map(score, train(bind(searcher, seed=seed, num_trials=40), range(40))))
 
-    tpe, chance = ([regret(searcher, seed) for seed in range(10)] for searcher in (HyperOpt(), Random()))
+    tpe, chance = ([regret(searcher, seed) for seed in range(10)] for searcher in (method(), Random()))
     assert np.exp(np.mean(np.log(tpe))) < 0.6 * np.exp(np.mean(np.log(chance)))
     assert sum(ours < theirs for ours, theirs in zip(tpe, chance, strict=True)) >= 7
 
@@ -243,8 +276,9 @@ def test_the_same_history_gives_the_same_suggestion_in_a_thread_and_in_another_p
     np.testing.assert_array_equal(pickle.loads(done.stdout), here)
 
 
-def test_seeds_and_trials_get_suggestions_of_their_own() -> None:
-    bounds = [bind(HyperOpt(startup=5), seed=seed) for seed in (1, 2)]
+@both
+def test_seeds_and_trials_get_suggestions_of_their_own(method: Method) -> None:
+    bounds = [bind(method(startup=5), seed=seed) for seed in (1, 2)]
     for bound in bounds:
         start_with(bound, {(i / 9, 1 - i / 9): float(i) for i in range(10)}, level=0)
     rows = [bounds[0].prepare(10)(), bounds[0].prepare(11)(), bounds[1].prepare(10)()]
@@ -257,8 +291,9 @@ GOOD_ON_THE_LEFT = {(0.1 + i / 100, 0.5): -float(i) for i in range(10)} | {
 SHOTS_AT_THE_RIGHT = {(0.9 + i / 1000, 0.5): 1000.0 + i for i in range(15)}
 
 
-def test_a_trial_that_stopped_early_is_not_compared_with_one_that_went_far() -> None:
-    stopped, absent = bind(HyperOpt()), bind(HyperOpt())
+@both
+def test_a_trial_that_stopped_early_is_not_compared_with_one_that_went_far(method: Method) -> None:
+    stopped, absent = bind(method()), bind(method())
     for bound in (stopped, absent):
         start_with(bound, GOOD_ON_THE_LEFT, level=27)
     start_with(stopped, SHOTS_AT_THE_RIGHT, level=3, first=100)
@@ -267,18 +302,20 @@ def test_a_trial_that_stopped_early_is_not_compared_with_one_that_went_far() -> 
     assert np.mean([stopped.prepare(trial)()[0] for trial in range(200, 220)]) < 0.5
 
 
-def test_a_paused_trial_with_a_value_further_down_is_no_liar() -> None:
-    bound = bind(HyperOpt())
+@both
+def test_a_paused_trial_with_a_value_further_down_is_no_liar(method: Method) -> None:
+    bound = bind(method())
     start_with(bound, GOOD_ON_THE_LEFT, level=27)
-    before = split(bound.prepare(300))
+    before = split(bound)
     for trial in range(100, 200):
         bound.started(trial, np.array([0.5, 0.5]))
         bound.observe(trial, 3, 1.0)
-    assert split(bound.prepare(300)) == before
+    assert split(bound) == before
 
 
-def test_the_model_moves_up_only_when_enough_trials_are_there() -> None:
-    bound = bind(HyperOpt())
+@both
+def test_the_model_moves_up_only_when_enough_trials_are_there(method: Method) -> None:
+    bound = bind(method())
     start_with(bound, SHOTS_AT_THE_RIGHT | GOOD_ON_THE_LEFT, level=1)
     assert bound.prepare(100)()[0] > 0.8
     for trial in range(15, 34):  # of those on the left, now further up
@@ -288,17 +325,18 @@ def test_the_model_moves_up_only_when_enough_trials_are_there() -> None:
     assert np.median([bound.prepare(trial)()[0] for trial in range(100, 110)]) < 0.5
 
 
-def test_a_failed_trial_counts_as_worst_however_it_failed() -> None:
+@both
+def test_a_failed_trial_counts_as_worst_however_it_failed(method: Method) -> None:
     rows = []
     for how in ("failed", "nan", "both"):
-        bound = bind(HyperOpt())
+        bound = bind(method())
         start_with(bound, GOOD_ON_THE_LEFT, level=0)
         for trial in range(20, 40):
             bound.started(trial, np.array([0.15, 0.5]))
             if how != "failed":
                 bound.observe(trial, 0, math.nan)
             bound.ended(trial, failed=how != "nan")
-        assert split(bound.prepare(40))[1] == 38
+        assert split(bound)[1] == 38
         rows.append([bound.prepare(trial)() for trial in range(40, 45)])
     np.testing.assert_array_equal(rows[0], rows[1])
     np.testing.assert_array_equal(rows[0], rows[2])
@@ -309,12 +347,12 @@ def test_a_long_history_keeps_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
     bound = bind(HyperOpt())
     start_with(bound, GOOD_ON_THE_LEFT, level=0)
     start_with(bound, {(0.9, i / 200): -1000.0 - i for i in range(100)}, level=0, first=20)
-    assert split(bound.prepare(120)) == (3, 30)
+    assert split(bound) == (3, 30)
     assert np.median([bound.prepare(trial)()[0] for trial in range(120, 130)]) < 0.5
 
 
 class Readable:
-    """Which trials TPE's model is made of, as the module's docstring has it: everything kept, all of it sorted each time."""
+    """Which trials a model is made of, as searchers/history.py has it: everything kept, all of it sorted each time."""
 
     def __init__(self, startup: int, gamma: float) -> None:
         self.startup, self.gamma = startup, gamma
@@ -333,8 +371,8 @@ class Readable:
         self.silent.discard(trial)
         self.failed += [trial] * failed
 
-    def model(self) -> tuple[list[int], list[int]] | None:
-        """The trials and the better ones of them, in the order of suggestion; None: it is too early for a model."""
+    def model(self, window: int) -> tuple[list[int], list[int]] | None:
+        """The better trials and the others, of the latest so many, in the order of suggestion; None: it is too early for a model."""
         finite = {level: sum(map(math.isfinite, scores.values())) for level, scores in self.scores.items()}
         level = max((level for level, count in finite.items() if count >= self.startup), default=None)
         if level is None:
@@ -342,17 +380,18 @@ class Readable:
         scores = self.scores[level]
         count = min(math.ceil(self.gamma * math.sqrt(finite[level])), 25)
         better = sorted(scores, key=lambda trial: -scores[trial])[:count]  # stable: ties go to the earlier report
-        latest = list(scores)[-room._WINDOW :]
-        return sorted({*better, *latest, *self.failed[-room._WINDOW :], *self.silent}), sorted(better)
+        known = {*list(scores)[-window:], *self.failed[-window:], *self.silent}
+        return sorted(better), sorted(known - {*better})
 
 
+@both
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), startup=st.integers(1, 8), gamma=st.sampled_from([0.25, 1.0]))
 def test_a_model_is_made_of_the_trials_that_the_readable_form_names(
-    monkeypatch: pytest.MonkeyPatch, seed: int, startup: int, gamma: float
+    monkeypatch: pytest.MonkeyPatch, method: Method, seed: int, startup: int, gamma: float
 ) -> None:
     monkeypatch.setattr(room, "_WINDOW", 20)
-    bound, readable = bind(HyperOpt(startup=startup, gamma=gamma)), Readable(startup, gamma)
+    bound, readable = bind(method(startup=startup, gamma=gamma)), Readable(startup, gamma)
     draw = random.Random(seed)
     alive: dict[int, int] = {}  # trial -> how many levels it has a score at
     for trial in range(draw.choice([10, 100, 300])):
@@ -374,11 +413,8 @@ def test_a_model_is_made_of_the_trials_that_the_readable_form_names(
                 bound.ended(other, failed)
                 readable.ended(other, failed)
                 del alive[other]
-        expected = readable.model()
-        assert bound.slow(trial + 1) == (expected is not None)
-        if expected is not None:
-            _, rows, better, _, _ = bound.prepare(trial + 1).args  # type: ignore[attr-defined]
-            assert (rows[:, 0].tolist(), rows[better, 0].tolist()) == expected
+        window = room._WINDOW if method is HyperOpt else 10**6
+        assert model(bound) == readable.model(window)
 
 
 def test_a_suggestion_leaves_filters_and_floating_point_settings_alone() -> None:
@@ -389,6 +425,7 @@ def test_a_suggestion_leaves_filters_and_floating_point_settings_alone() -> None
     assert (list(warnings.filters), np.geterr()) == before
 
 
+@both
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -401,13 +438,20 @@ def test_a_suggestion_leaves_filters_and_floating_point_settings_alone() -> None
         ({"gamma": "0.25"}, r"gamma must be in \(0, 1\], got '0.25'"),
     ],
 )
-def test_impossible_parameters_are_refused(parameters: dict[str, Any], message: str) -> None:
+def test_impossible_parameters_are_refused(method: Method, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
-        HyperOpt(**parameters)
+        method(**parameters)
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, math.inf, math.nan, "1", None])
+def test_impossible_prior_weights_are_refused(weight: Any) -> None:
+    with pytest.raises(InvalidArgument, match="prior_weight must be > 0 and finite, got "):
+        TPE(prior_weight=weight)
 
 
 def test_specifications_are_comparable_and_their_repr_can_be_pasted() -> None:
     assert HyperOpt(startup=7) == HyperOpt(startup=7) != HyperOpt()
+    assert TPE(startup=7) == TPE(startup=7) != TPE()
     assert Random() == Random()
-    for searcher in (Random(), HyperOpt(startup=3, gamma=0.5)):
+    for searcher in (Random(), HyperOpt(startup=3, gamma=0.5), TPE(prior_weight=2.0)):
         assert eval(repr(searcher)) == searcher

@@ -3,5 +3,6 @@
 from asynctune.searchers.base import BoundSearcher, Searcher
 from asynctune.searchers.hyperopt import HyperOpt
 from asynctune.searchers.random import Random
+from asynctune.searchers.tpe import TPE
 
-__all__ = ["BoundSearcher", "HyperOpt", "Random", "Searcher"]
+__all__ = ["TPE", "BoundSearcher", "HyperOpt", "Random", "Searcher"]

@@ -1,44 +1,33 @@
 """HyperOpt: Bayesian search by the hyperopt library's tree-structured Parzen estimator (TPE), asked and told.
 
 TPE models the better trials and the others by a density each, and suggests the candidate whose ratio of the two is best (Bergstra
-et al., "Algorithms for hyper-parameter optimization", NeurIPS 2011). Of a loss it uses nothing but the split, so the split is made
-here, where trials run at the same time and stop early:
-
-- The model is built on one level, the highest at which enough trials have a finite value, as in BOHB (Falkner et al., ICML 2018);
-  until there is one, configurations are drawn at random. With FIFO the only level is the final value.
-- The better trials are the best ceil(gamma * sqrt(n)) of the n finite values at that level, at most 25, as in hyperopt.
-- The others are the rest of them; trials that failed, or whose value was not finite; and, as a constant liar with the worst value
-  (Ginsbourger et al., 2010), trials that run and have no value at all yet, which keeps suggestions that are out apart.
-- Left out are trials whose values all lie below that level: one that stopped at step 3 is never compared with one that reached 50.
-- Of more than 1,000 trials at that level, the better and the latest 1,000 are used, because hyperopt's time grows with their number:
-  at 10,000 trials of 8 hyperparameters that is ten times faster. (The price, measured on the squared distance from the optimum of a
-  quadratic after 4,000 random trials: suggestions at 0.091 instead of 0.079.)
+et al., "Algorithms for hyper-parameter optimization", NeurIPS 2011). Which trials these are is decided here (searchers/history.py)
+and handed to the library as losses 0 and 1. Of more than 1,000 trials at the model's level, the better and the latest 1,000 are used,
+because hyperopt's time grows with their number: at 10,000 trials of 8 hyperparameters that is ten times faster. (The price,
+measured on the squared distance from the optimum of a quadratic after 4,000 random trials: suggestions at 0.091 instead of 0.079.)
 """
 
 import math
 import threading
 import warnings
-from bisect import insort
-from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from asynctune._core import CHOICE, LOG, NORMAL, SUGGEST, Stream
-from asynctune.errors import InvalidArgument, check_integer
+from asynctune.errors import check_integer
 from asynctune.searchers.base import Row, Searcher, Suggestion
+from asynctune.searchers.history import History, check_history, startup_of
 from asynctune.searchers.random import draw
 from asynctune.space import Column, Rows, Space, nearest
 
 __all__ = ["BoundHyperOpt", "HyperOpt"]
 
-_MOST_BETTER = 25  # hyperopt's own limit on the better trials (tpe.DEFAULT_LF)
 _WINDOW = 1000
 
 
@@ -60,33 +49,11 @@ class HyperOpt(Searcher):
     candidates: int = 24
 
     def __post_init__(self) -> None:
-        if self.startup is not None:
-            check_integer("startup", self.startup, at_least=1)
+        check_history(self.startup, self.gamma)
         check_integer("candidates", self.candidates, at_least=1)
-        if not isinstance(self.gamma, int | float) or not 0 < self.gamma <= 1:
-            raise InvalidArgument(f"gamma must be in (0, 1], got {self.gamma!r}")
 
     def bind(self, *, space: Space, seed: int, num_trials: int | None, rows: Rows) -> "BoundHyperOpt":
-        startup = self.startup
-        if startup is None:
-            startup = 20 if num_trials is None else min(20, max(5, num_trials // 4))
-        return BoundHyperOpt(self, space, seed, startup, rows)
-
-
-class _Level:
-    """What a model needs to know of the trials that have a score at one level, however many they are."""
-
-    def __init__(self) -> None:
-        self.finite = 0  # how many of the scores are finite
-        self.best: list[tuple[float, int]] = []  # (-score, trial) of the best, in their order; ties: the earlier report
-        self.latest: deque[int] = deque(maxlen=_WINDOW)
-
-    def add(self, trial: int, score: float) -> None:
-        self.latest.append(trial)
-        if math.isfinite(score):
-            self.finite += 1
-            insort(self.best, (-score, trial), key=itemgetter(0))
-            del self.best[_MOST_BETTER:]
+        return BoundHyperOpt(self, space, seed, startup_of(self.startup, num_trials), rows)
 
 
 class BoundHyperOpt:
@@ -94,50 +61,30 @@ class BoundHyperOpt:
 
     def __init__(self, spec: HyperOpt, space: Space, seed: int, startup: int, rows: Rows) -> None:
         self.preload: Callable[[], object] = _load_library
-        self._spec = spec
+        self._candidates = spec.candidates
         self._space = space
         self._seed = seed
-        self._startup = startup
         self._rows = rows
-        self._levels: defaultdict[int, _Level] = defaultdict(_Level)
-        self._level: int | None = None  # on which the model is built; None: not enough is known
-        self._silent: set[int] = set()  # trials that run and have no value at all
-        self._failed: deque[int] = deque(maxlen=_WINDOW)
+        self._history = History(startup, spec.gamma)
+        self.started, self.observe, self.ended = self._history.started, self._history.observe, self._history.ended
 
     def prepare(self, trial: int) -> Suggestion:
-        if self._level is None:
+        history = self._history
+        if history.level is None:
             return partial(draw, self._space.table, self._seed, trial)
-        level = self._levels[self._level]
-        count = math.ceil(self._spec.gamma * math.sqrt(level.finite))
-        better = {number for _, number in level.best[:count]}
-        trials = sorted(better.union(level.latest, self._failed, self._silent))
+        better = history.better
+        trials = sorted(better.union(history.trials[-_WINDOW:], history.failed[-_WINDOW:], history.silent))
         return partial(
             _suggest,
             self._space.columns,
             self._rows.take(trials),
             np.array([number in better for number in trials]),
             Stream(self._seed, SUGGEST, trial).below(2**31),
-            self._spec.candidates,
+            self._candidates,
         )
 
     def slow(self, trial: int) -> bool:
-        return self._level is not None
-
-    def started(self, trial: int) -> None:
-        self._silent.add(trial)
-
-    def observe(self, trial: int, level: int, score: float) -> None:
-        self._silent.discard(trial)
-        if self._level is not None and level < self._level:
-            return
-        self._levels[level].add(trial, score)
-        if self._levels[level].finite >= self._startup:
-            self._level = level
-
-    def ended(self, trial: int, failed: bool) -> None:
-        self._silent.discard(trial)
-        if failed:
-            self._failed.append(trial)
+        return self._history.level is not None
 
 
 # hyperopt needs warnings silenced, which Python can only do for all threads at once: one suggestion at a time.

@@ -1,0 +1,106 @@
+"""History: which trials a model is built of, and which of them are the better ones, under concurrency and early stopping.
+
+A tree-structured Parzen estimator uses nothing of a value but on which side of a split it is, so the split is all that has
+to be decided:
+
+- The model is built on one level, the highest at which enough trials have a finite value, as in BOHB (Falkner et al., ICML 2018);
+  until there is one, configurations are drawn at random. With FIFO the only level is the final value.
+- The better trials are the best ceil(gamma * sqrt(n)) of the n finite values at that level, at most 25, as in hyperopt; ties go
+  to the earlier report.
+- The others are the rest of them; trials that failed, or whose value was not finite; and, as a constant liar with the worst value
+  (Ginsbourger et al., 2010), trials that run and have no value at all yet, which keeps suggestions that are out apart.
+- Left out are trials whose values all lie below that level: one that stopped at step 3 is never compared with one that reached 50.
+"""
+
+import math
+from array import array
+from bisect import insort
+from collections import defaultdict
+from operator import itemgetter
+
+from asynctune.errors import InvalidArgument, check_integer
+
+__all__ = ["History", "check_history", "startup_of"]
+
+_MOST_BETTER = 25  # hyperopt's own limit on the better trials (tpe.DEFAULT_LF)
+
+
+def check_history(startup: int | None, gamma: float) -> None:
+    """Raise InvalidArgument unless startup is None or an integer >= 1, and gamma in (0, 1]."""
+    if startup is not None:
+        check_integer("startup", startup, at_least=1)
+    if not isinstance(gamma, int | float) or not 0 < gamma <= 1:
+        raise InvalidArgument(f"gamma must be in (0, 1], got {gamma!r}")
+
+
+def startup_of(startup: int | None, num_trials: int | None) -> int:
+    """How many trials must have a value before there is a model: so few that a study of 20 trials is never all random."""
+    if startup is not None:
+        return startup
+    return 20 if num_trials is None else min(20, max(5, num_trials // 4))
+
+
+class _Level:
+    """The trials that have a score at one level."""
+
+    def __init__(self) -> None:
+        self.trials = array("q")  # in the order of their reports
+        self.finite = 0  # how many of the scores are finite
+        self.best: list[tuple[float, int]] = []  # (-score, trial) of the best, in their order; ties: the earlier report
+
+    def add(self, trial: int, score: float) -> None:
+        self.trials.append(trial)
+        if math.isfinite(score):
+            self.finite += 1
+            insort(self.best, (-score, trial), key=itemgetter(0))
+            del self.best[_MOST_BETTER:]
+
+
+class History:
+    """What a searcher was told, as far as a model needs it.
+
+    startup: how many finite values a level must have. gamma: how many trials are the better ones, in units of the square root of
+    the number of finite values.
+
+    level: the one on which the model is built; None: it is too early for a model. silent: the trials that run and have no value
+    at all. failed: the trials that failed, in that order.
+    """
+
+    def __init__(self, startup: int, gamma: float) -> None:
+        self.level: int | None = None
+        self.silent: set[int] = set()
+        self.failed = array("q")
+        self._startup = startup
+        self._gamma = gamma
+        self._levels: defaultdict[int, _Level] = defaultdict(_Level)
+
+    @property
+    def trials(self) -> "array[int]":
+        """The trials that have a score at the model's level, in the order of their reports."""
+        assert self.level is not None
+        return self._levels[self.level].trials
+
+    @property
+    def better(self) -> set[int]:
+        """The better ones of them."""
+        if self.level is None:
+            return set()
+        level = self._levels[self.level]
+        count = math.ceil(self._gamma * math.sqrt(level.finite))
+        return {trial for _, trial in level.best[:count]}
+
+    def started(self, trial: int) -> None:
+        self.silent.add(trial)
+
+    def observe(self, trial: int, level: int, score: float) -> None:
+        self.silent.discard(trial)
+        if self.level is not None and level < self.level:
+            return
+        self._levels[level].add(trial, score)
+        if self._levels[level].finite >= self._startup:
+            self.level = level
+
+    def ended(self, trial: int, failed: bool) -> None:
+        self.silent.discard(trial)
+        if failed:
+            self.failed.append(trial)
