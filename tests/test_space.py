@@ -395,3 +395,12 @@ def test_rows_lose_nothing_as_they_grow() -> None:
     taken = rows.take([5, 3])
     rows.append(taken[0])
     np.testing.assert_array_equal(taken, [kept[5], kept[3]])
+
+
+def test_a_space_of_nothing_but_options_has_rows_of_integers() -> None:
+    space = at.Space({"x": at.ordinal([1.0, 2.0]), "y": at.choice(["a", "b"])})
+    row = space.encode({"x": 2.0, "y": "b"})
+    assert row.dtype == np.float64
+    rows = at.Rows(2)
+    rows.append(row)
+    assert space.decode(rows[0]) == {"x": 2.0, "y": "b"}
