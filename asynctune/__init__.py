@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asynctune.schedulers import FIFO as FIFO
     from asynctune.schedulers import PBT as PBT
     from asynctune.searchers import TPE as TPE
+    from asynctune.searchers import Grid as Grid
     from asynctune.searchers import HyperOpt as HyperOpt
     from asynctune.searchers import Random as Random
     from asynctune.slots import Slots as Slots
@@ -49,6 +50,7 @@ _WHERE = {
     "AsynctuneError": "errors",
     "Decision": "study",
     "FIFO": "schedulers",
+    "Grid": "searchers",
     "HyperOpt": "searchers",
     "InvalidArgument": "errors",
     "JournalError": "errors",

@@ -277,6 +277,21 @@ class Column:
     parent: int  # the column of the choice that switches this one on, or -1
     branch: int  # the parent's value that does, or -1
 
+    def quantile(self, probability: float) -> float:
+        """The value at a probability in (0, 1), by the law of a random draw: `_core.Table.sample` has it."""
+        low, high, step = self.low, self.high, self.step
+        if self.kind == _core.NORMAL:
+            from statistics import NormalDist  # with decimal and fractions, which nobody else needs
+
+            return NormalDist(low, high).inv_cdf(probability)
+        if self.kind == _core.LOG:
+            value = math.exp((1 - probability) * math.log(low) + probability * math.log(high + (step == 1)))
+            return nearest(math.floor(value) if step == 1 else value, low, high, step)
+        if step == 1:
+            first, last = nearest(low, low, high, 1), nearest(high, low, high, 1)
+            return nearest(math.floor(first + probability * (last - first + 1)), low, high, 1)
+        return nearest((1 - probability) * low + probability * high, low, high, step)
+
 
 class Rows:
     """The configurations of a study's trials, (n, d) float64, in one array that grows where it lies."""

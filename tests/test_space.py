@@ -404,3 +404,20 @@ def test_a_space_of_nothing_but_options_has_rows_of_integers() -> None:
     rows = at.Rows(2)
     rows.append(row)
     assert space.decode(rows[0]) == {"x": 2.0, "y": "b"}
+
+
+@settings(deadline=None)
+@given(st.one_of(numbers(), plain_options()))
+def test_a_quantile_follows_another_law_than_a_draw(domain: at.Domain) -> None:
+    space = at.Space({"x": domain})
+    [column] = space.columns
+    n = 400
+    quantiles = [column.quantile((k + 0.5) / n) for k in range(n)]
+    assert quantiles == sorted(quantiles)
+    for value in quantiles:
+        space.check(space.decode(np.array([value])))
+    drawn = sorted(float(row_of(space, trial)[0]) for trial in range(n))
+    places = [*quantiles, *drawn]
+    apart = np.searchsorted(quantiles, places, side="right") - np.searchsorted(drawn, places, side="right")
+    # Kolmogorov and Smirnov: by chance beyond this but once in 1e13 times.
+    assert abs(apart).max() / n < 3.9 / math.sqrt(n)
