@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from asynctune.searchers import Grid as Grid
     from asynctune.searchers import HyperOpt as HyperOpt
     from asynctune.searchers import Random as Random
+    from asynctune.searchers import Sobol as Sobol
     from asynctune.slots import Slots as Slots
     from asynctune.space import Space as Space
     from asynctune.space import choice as choice
@@ -60,6 +61,7 @@ _WHERE = {
     "Result": "results",
     "RunFailed": "errors",
     "Slots": "slots",
+    "Sobol": "searchers",
     "Space": "space",
     "Study": "study",
     "TPE": "searchers",

@@ -96,7 +96,7 @@ def _values(column: Column, points: int) -> tuple[float, ...]:
     if column.kind == NORMAL:
         return tuple(column.quantile((k + 0.5) / points) for k in range(points))
     if step:
-        first, last = (round(nearest(end, low, high, step) / step) for end in (low, high))
+        first, last = column.steps
         if last - first < points or column.kind in (CHOICE, ORDINAL):
             return tuple(nearest(k * step, low, high, step) for k in range(first, last + 1))
     parts = [k / (points - 1) for k in range(points)] if points > 1 else [0.5]
