@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asynctune.searchers import TPE as TPE
     from asynctune.searchers import Grid as Grid
     from asynctune.searchers import HyperOpt as HyperOpt
+    from asynctune.searchers import Optuna as Optuna
     from asynctune.searchers import Random as Random
     from asynctune.searchers import Sobol as Sobol
     from asynctune.slots import Slots as Slots
@@ -55,6 +56,7 @@ _WHERE = {
     "HyperOpt": "searchers",
     "InvalidArgument": "errors",
     "JournalError": "errors",
+    "Optuna": "searchers",
     "PBT": "schedulers",
     "Population": "population",
     "Random": "searchers",
