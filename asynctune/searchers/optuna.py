@@ -46,9 +46,9 @@ class Optuna(Searcher):
         at.Optuna(optuna.samplers.TPESampler, multivariate=True)    # the same
         at.Optuna(make)                                             # def make(seed): return optuna.samplers...
 
-    The sampler is made anew for each suggestion, with a seed that follows from the study's, and is given all trials so far: that
-    takes a time that grows with their number. One that keeps notes of its own (CMA-ES, NSGA-II and -III, QMC, Grid) is shown them
-    one by one, which takes some ten times as long.
+    The sampler is made anew for each suggestion, with a seed that follows from the study's, and is given all trials so far: after
+    1,000 of them that adds a quarter to the time of `TPESampler`. One that keeps notes of its own (CMA-ES, NSGA-II and -III, QMC,
+    Grid) is shown them one by one: 2 ms a trial.
 
     A sampler knows a hyperparameter by its name in the space, such as "optimizer.momentum": an option of a `choice` or `ordinal`
     by its index, a multiple of q by its number, `normal` by the probability below a value, all else as it is.
