@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from asynctune.schedulers import FIFO as FIFO
     from asynctune.schedulers import PBT as PBT
     from asynctune.searchers import TPE as TPE
+    from asynctune.searchers import Grid as Grid
     from asynctune.searchers import HyperOpt as HyperOpt
+    from asynctune.searchers import Optuna as Optuna
     from asynctune.searchers import Random as Random
+    from asynctune.searchers import Sobol as Sobol
     from asynctune.slots import Slots as Slots
     from asynctune.space import Space as Space
     from asynctune.space import choice as choice
@@ -49,15 +52,18 @@ _WHERE = {
     "AsynctuneError": "errors",
     "Decision": "study",
     "FIFO": "schedulers",
+    "Grid": "searchers",
     "HyperOpt": "searchers",
     "InvalidArgument": "errors",
     "JournalError": "errors",
+    "Optuna": "searchers",
     "PBT": "schedulers",
     "Population": "population",
     "Random": "searchers",
     "Result": "results",
     "RunFailed": "errors",
     "Slots": "slots",
+    "Sobol": "searchers",
     "Space": "space",
     "Study": "study",
     "TPE": "searchers",

@@ -27,6 +27,7 @@ __all__ = [
     "Options",
     "Rows",
     "Space",
+    "assemble",
     "choice",
     "lograndint",
     "loguniform",
@@ -276,6 +277,36 @@ class Column:
     step: float  # 0: continuous; 1: integers; q: multiples of q
     parent: int  # the column of the choice that switches this one on, or -1
     branch: int  # the parent's value that does, or -1
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The least and the greatest value in steps from zero; step > 0."""
+        low, high, step = self.low, self.high, self.step
+        return round(nearest(low, low, high, step) / step), round(nearest(high, low, high, step) / step)
+
+    def quantile(self, probability: float) -> float:
+        """The value at a probability in (0, 1), by the law of a random draw: `_core.Table.sample` has it."""
+        low, high, step = self.low, self.high, self.step
+        if self.kind == _core.NORMAL:
+            from statistics import NormalDist  # with decimal and fractions, which nobody else needs
+
+            return NormalDist(low, high).inv_cdf(probability)
+        if self.kind == _core.LOG:
+            value = math.exp((1 - probability) * math.log(low) + probability * math.log(high + (step == 1)))
+            return nearest(math.floor(value) if step == 1 else value, low, high, step)
+        if step == 1:
+            first, last = self.steps
+            return nearest(math.floor(first + probability * (last - first + 1)), low, high, 1)
+        return nearest((1 - probability) * low + probability * high, low, high, step)
+
+
+def assemble(columns: Sequence[Column], value: Callable[[int, Column], float]) -> Row:
+    """The row (d,) of which `value` knows the numbers: it is asked for each active column in turn, parents before children."""
+    row = np.full(len(columns), math.nan)
+    for j, column in enumerate(columns):
+        if column.parent < 0 or row[column.parent] == column.branch:
+            row[j] = value(j, column)
+    return row
 
 
 class Rows:

@@ -127,7 +127,7 @@ class Study:
         space: a search space, as a dict of domains or a `Space`.
         metric: the name of the metric that decides.
         mode: `"min"` or `"max"`.
-        num_trials: how many trials at most; None: no limit.
+        num_trials: how many trials at most; None: as many as the searcher has configurations, a grid's, or no limit.
         searcher: which configurations; default `Random()`.
         scheduler: which trials go on; default `FIFO()`.
         seed: an integer >= 0. The same seed and the same order of records give the same decisions.
@@ -170,7 +170,10 @@ class Study:
         self.space = space if isinstance(space, Space) else Space(space)
         self.metric = metric
         self.mode = mode
-        self.num_trials = num_trials
+        size = searcher.size(self.space)
+        if size is not None and num_trials is not None and num_trials > size:
+            raise InvalidArgument(f"num_trials must be <= the {size} configurations of {searcher!r}, got {num_trials}")
+        self.num_trials = size if num_trials is None else num_trials
         self.seed = seed
         self.max_failures = max_failures
         self._sign = 1.0 if mode == "max" else -1.0
@@ -178,8 +181,10 @@ class Study:
         self.scheduler = scheduler
         self._rows = Rows(len(self.space.names))  # by trial
         self._values = array("d")  # by trial: the last one reported, NaN before
-        self._searcher = searcher.bind(space=self.space, seed=seed, num_trials=num_trials, rows=self._rows)
-        self._scheduler = scheduler.bind(seed=seed, num_trials=num_trials, num_slots=num_slots, table=self.space.table)
+        self._searcher = searcher.bind(space=self.space, seed=seed, num_trials=self.num_trials, rows=self._rows)
+        self._scheduler = scheduler.bind(
+            seed=seed, num_trials=self.num_trials, num_slots=num_slots, table=self.space.table
+        )
         self._trials: list[_Trial] = []
         self._new: OrderedDict[int, None] = (
             OrderedDict()

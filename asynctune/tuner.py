@@ -48,7 +48,7 @@ class Tuner:
         space: a dict of domains, or a `Space`.
         metric: the metric that decides; every report must hold it.
         mode: `"min"` or `"max"`.
-        num_trials: how many trials; None needs a `time_budget`.
+        num_trials: how many trials; None needs a `time_budget`, or `Grid`: then it is the whole grid.
         searcher: which configurations; default `Random()`.
         scheduler: which trials go on; default `FIFO()`.
         slots: an int (that many CPU slots), `Slots(...)`, or `"inline"` (one trial at a time in this very process, for
@@ -102,8 +102,6 @@ class Tuner:
         progress: bool | None = None,
     ) -> None:
         _check_trainable(train)
-        if num_trials is None and time_budget is None:
-            raise InvalidArgument("num_trials must be given, or else a time_budget")
         if num_trials is not None:
             check_integer("num_trials", num_trials, at_least=1)
         self.inline = slots == "inline"
@@ -134,7 +132,7 @@ class Tuner:
         if not isinstance(callbacks, Iterable) or not all(map(callable, self._watchers)):
             raise InvalidArgument(f"callbacks must be a list of functions of an event, got {callbacks!r}")
 
-        self._specs = resolve(1 if slots == "inline" else slots)[:num_trials]
+        specs = resolve(1 if slots == "inline" else slots)
         self._bind = functools.partial(
             Study,
             space,
@@ -145,7 +143,13 @@ class Tuner:
             seed=seed,
             max_failures=max_failures,
         )
-        self._study = self._bind(num_trials=num_trials, num_slots=len(self._specs))
+        self._study = self._bind(num_trials=num_trials, num_slots=len(specs))
+        num_trials = self._study.num_trials
+        if num_trials is None and time_budget is None:
+            raise InvalidArgument(
+                "num_trials must be given, or else a time_budget or a searcher that comes to an end: Grid"
+            )
+        self._specs = specs[:num_trials]
         self._header = Header(
             metric=metric,
             mode=mode,

@@ -27,7 +27,7 @@ HEIGHT = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, 
 #: Imported when it is called, so that who only reads a run does not load what draws it.
 CALLED_LATE = {("results", "report")}
 
-HEAVY = {"torch", "hyperopt", "scipy", "matplotlib", "rich"}
+HEAVY = {"torch", "hyperopt", "optuna", "scipy", "matplotlib", "rich"}
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py"))
 

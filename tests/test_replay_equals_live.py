@@ -48,7 +48,7 @@ SPACE = {
     "layer": at.choice(["plain", {"leak": at.uniform(0.0, 0.5)}, (1, 2), None]),
     "sizes": at.randint(1, 9),
 }
-SEARCHERS = [at.Random(), at.HyperOpt(startup=2), at.TPE(startup=2)]
+SEARCHERS = [at.Random(), at.Grid(), at.Sobol(), at.HyperOpt(startup=2), at.TPE(startup=2)]
 SCHEDULERS = [
     at.FIFO(),
     at.ASHA(9),

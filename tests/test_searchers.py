@@ -1,4 +1,4 @@
-"""Searchers: random search, and TPE, the library's and ours, under concurrency and early stopping."""
+"""Searchers: what all of them keep to; and TPE, the library's and ours, under concurrency and early stopping."""
 
 import math
 import pickle
@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,13 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import asynctune.searchers
 from asynctune import space as at
 from asynctune._core import SAMPLE, Stream
 from asynctune.errors import InvalidArgument
-from asynctune.searchers import TPE, HyperOpt, Random, Searcher
+from asynctune.searchers import TPE, Grid, HyperOpt, Random, Searcher, Sobol
 from asynctune.searchers import hyperopt as room
 from asynctune.searchers.base import Row
 from asynctune.searchers.random import draw as by_chance
+from tests.methods import SEARCHERS, searchers
 
 SQUARE = at.Space({"x": at.uniform(0, 1), "y": at.uniform(0, 1)})
 RICH = at.Space(
@@ -138,21 +140,29 @@ Method = type[HyperOpt] | type[TPE]
 
 
 def test_importing_the_searchers_does_not_import_hyperopt() -> None:
-    code = "import asynctune.searchers, sys; print({'hyperopt', 'scipy', 'networkx', 'torch'} & set(sys.modules))"
+    code = "import asynctune.searchers, sys; print({'hyperopt', 'scipy', 'networkx', 'optuna', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "set()\n"
 
 
-def test_random_suggestions_do_not_depend_on_slots_or_order() -> None:
-    ahead, one_by_one = bind(Random(), RICH, seed=3), bind(Random(), RICH, seed=3)
-    calls = [ahead.prepare(trial) for trial in range(8)]
+@pytest.mark.parametrize("method", [Random, Grid, Sobol])
+def test_suggestions_that_learn_nothing_depend_on_slots_or_order(method: Callable[[], Searcher]) -> None:
+    ahead, one_by_one = bind(method(), RICH, seed=3), bind(method(), RICH, seed=3)
+    calls = {trial: ahead.prepare(trial) for trial in (7, 3, 2000, 0, 4, 1, 2, 5, 6)}
     for trial in range(8):
         row = suggest(one_by_one, trial)
         np.testing.assert_array_equal(calls[trial](), row)
-        np.testing.assert_array_equal(row, RICH.table.sample(Stream(3, SAMPLE, trial)))
-        assert not one_by_one.slow(trial)
         one_by_one.observe(trial, 0, 1.0)
-    assert not np.array_equal(bind(Random(), RICH, seed=4).prepare(0)(), calls[0](), equal_nan=True)
+    np.testing.assert_array_equal(calls[2000](), one_by_one.prepare(2000)())
+    other = bind(method(), RICH, seed=4).prepare(0)()
+    assert np.array_equal(other, calls[0](), equal_nan=True) == (method is Grid)
+
+
+def test_random_suggestions_are_of_another_stream() -> None:
+    bound = bind(Random(), RICH, seed=3)
+    for trial in range(8):
+        np.testing.assert_array_equal(bound.prepare(trial)(), RICH.table.sample(Stream(3, SAMPLE, trial)))
+        assert not bound.slow(trial)
 
 
 @both
@@ -223,9 +233,9 @@ def test_many_running_trials_never_count_as_better(method: Method) -> None:
     assert not [row for row in (call() for call in crowded) if np.all(np.abs(row - 0.5) < 0.1)], "the liars attract"
 
 
-@both
-def test_suggestions_are_of_the_space_whatever_its_domains(method: Method) -> None:
-    bound = bind(method(startup=5), RICH, seed=1)
+@searchers
+def test_suggestions_are_not_of_the_space_for_some_domains(searcher: Callable[[], Searcher]) -> None:
+    bound = bind(searcher(), RICH, seed=1, num_trials=20)
     seen = set()
     for trial in range(40):
         row = suggest(bound, trial)
@@ -235,7 +245,7 @@ def test_suggestions_are_of_the_space_whatever_its_domains(method: Method) -> No
         # Ends of the domains are what is best, so that candidates crowd there.
         bound.observe(trial, 0, float(np.nansum(row[:8])))
         bound.ended(trial, failed=False)
-    assert len(seen) == 3
+    assert len(seen) == 3 or searcher is SEARCHERS["grid"]
 
 
 @both
@@ -260,8 +270,11 @@ def test_tpe_is_better_than_chance_on_a_quadratic(method: Method) -> None:
     assert sum(ours < theirs for ours, theirs in zip(tpe, chance, strict=True)) >= 7
 
 
-def test_the_same_history_gives_the_same_suggestion_in_a_thread_and_in_another_process() -> None:
-    bound = bind(HyperOpt(startup=5), RICH)
+@searchers
+def test_the_same_history_gives_another_suggestion_in_a_thread_or_in_another_process(
+    searcher: Callable[[], Searcher],
+) -> None:
+    bound = bind(searcher(), RICH, num_trials=20)
     train(bound, range(12))
     call = bound.prepare(12)
     here = call()
@@ -272,8 +285,20 @@ def test_the_same_history_gives_the_same_suggestion_in_a_thread_and_in_another_p
     code = "import pickle, sys; sys.stdout.buffer.write(pickle.dumps(pickle.load(sys.stdin.buffer)()))"
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, input=pickle.dumps(call), check=True, capture_output=True)
-    assert done.stderr == b"", "hyperopt printed or logged"
+    assert done.stderr == b"", "the library printed or logged"
     np.testing.assert_array_equal(pickle.loads(done.stdout), here)
+
+
+@searchers
+def test_a_suggestion_changes_after_it_was_prepared(searcher: Callable[[], Searcher]) -> None:
+    bound = bind(searcher(), num_trials=20)
+    train(bound, range(12))
+    suggest(bound, 12)
+    call = bound.prepare(13)
+    then = pickle.loads(pickle.dumps(call))
+    bound.observe(12, 0, 10.0)
+    train(bound, range(13, 20))
+    np.testing.assert_array_equal(call(), then())
 
 
 @both
@@ -417,8 +442,9 @@ def test_a_model_is_made_of_the_trials_that_the_readable_form_names(
         assert model(bound) == readable.model(window)
 
 
-def test_a_suggestion_leaves_filters_and_floating_point_settings_alone() -> None:
-    bound = bind(HyperOpt(startup=5), RICH)
+@searchers
+def test_a_suggestion_leaves_other_filters_and_floating_point_settings_behind(searcher: Callable[[], Searcher]) -> None:
+    bound = bind(searcher(), RICH, num_trials=20)
     train(bound, range(8))
     before = list(warnings.filters), np.geterr()
     bound.prepare(8)()
@@ -449,9 +475,13 @@ def test_impossible_prior_weights_are_refused(weight: Any) -> None:
         TPE(prior_weight=weight)
 
 
-def test_specifications_are_comparable_and_their_repr_can_be_pasted() -> None:
-    assert HyperOpt(startup=7) == HyperOpt(startup=7) != HyperOpt()
-    assert TPE(startup=7) == TPE(startup=7) != TPE()
-    assert Random() == Random()
-    for searcher in (Random(), HyperOpt(startup=3, gamma=0.5), TPE(prior_weight=2.0)):
-        assert eval(repr(searcher)) == searcher
+@searchers
+def test_a_specification_is_unlike_itself_or_cannot_be_pasted(searcher: Callable[[], Searcher]) -> None:
+    spec = searcher()
+    assert spec == searcher() and hash(spec) == hash(searcher())
+    assert eval(repr(spec), vars(asynctune.searchers)) == spec
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    with pytest.raises(AttributeError):
+        spec.startup = 3  # type: ignore[attr-defined]
+    others = [make() for make in SEARCHERS.values() if make is not SEARCHERS["optuna"] and make is not searcher]
+    assert spec not in [*others, HyperOpt(startup=3), TPE(prior_weight=2.0), Grid(points=3)]

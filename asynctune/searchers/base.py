@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from asynctune.space import Rows, Space
 
-__all__ = ["BoundSearcher", "Row", "Searcher", "Suggestion"]
+__all__ = ["BoundSearcher", "Row", "Searcher", "Suggestion", "Uninformed"]
 
 Row = npt.NDArray[np.float64]
 Suggestion = Callable[[], Row]
@@ -42,8 +42,30 @@ class BoundSearcher(Protocol):
         """No more observations of a trial will come."""
 
 
+class Uninformed:
+    """What a search method does that learns nothing from a trial."""
+
+    preload: Callable[[], object] | None = None
+
+    def slow(self, trial: int) -> bool:
+        return False
+
+    def started(self, trial: int) -> None:
+        pass
+
+    def observe(self, trial: int, level: int, score: float) -> None:
+        pass
+
+    def ended(self, trial: int, failed: bool) -> None:
+        pass
+
+
 class Searcher(ABC):
     """A search method and its parameters."""
+
+    def size(self, space: Space) -> int | None:
+        """How many configurations of a space there are to suggest; None: there is always another."""
+        return None
 
     @abstractmethod
     def bind(self, *, space: Space, seed: int, num_trials: int | None, rows: Rows) -> BoundSearcher:

@@ -8,8 +8,6 @@ measured on the squared distance from the optimum of a quadratic after 4,000 ran
 """
 
 import math
-import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,7 +22,8 @@ from asynctune.errors import check_integer
 from asynctune.searchers.base import Row, Searcher, Suggestion
 from asynctune.searchers.history import History, check_history, startup_of
 from asynctune.searchers.random import draw
-from asynctune.space import Column, Rows, Space, nearest
+from asynctune.searchers.silence import silence
+from asynctune.space import Column, Rows, Space, assemble, nearest
 
 __all__ = ["BoundHyperOpt", "HyperOpt"]
 
@@ -87,21 +86,15 @@ class BoundHyperOpt:
         return self._history.level is not None
 
 
-# hyperopt needs warnings silenced, which Python can only do for all threads at once: one suggestion at a time.
-_one_at_a_time = threading.Lock()
-
-
 def _load_library() -> None:
-    with _one_at_a_time, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with silence():
         import_module("hyperopt")
 
 
 def _suggest(columns: tuple[Column, ...], rows: Row, better: npt.NDArray[np.bool_], seed: int, candidates: int) -> Row:
     """The row (d,) that TPE suggests after rows (n, d) in the order of suggestion, of which `better` (n,) are the better ones."""
     # NumPy 2.5 deprecates what hyperopt 0.3 does to shapes; its densities take the logarithm of zero.
-    with _one_at_a_time, warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with silence(), np.errstate(all="ignore"):
         # Takes seconds (networkx, scipy), so only here, where it is needed.
         from hyperopt import JOB_STATE_DONE, tpe, trials_from_docs
 
@@ -140,13 +133,12 @@ def _misc(columns: tuple[Column, ...], tid: int, row: list[float]) -> dict[str, 
 
 
 def _row(columns: tuple[Column, ...], vals: dict[str, list[Any]]) -> Row:
-    row = np.full(len(columns), np.nan)
-    for j, column in enumerate(columns):
-        if column.parent < 0 or row[column.parent] == column.branch:
-            value = float(vals[str(j)][0])
-            # Rounding may take a candidate out of its bounds: the exponential of a logarithm, half a step at an end.
-            row[j] = value if column.kind == NORMAL else nearest(value, column.low, column.high, column.step)
-    return row
+    def value(j: int, column: Column) -> float:
+        suggested = float(vals[str(j)][0])
+        # Rounding may take a candidate out of its bounds: the exponential of a logarithm, half a step at an end.
+        return suggested if column.kind == NORMAL else nearest(suggested, column.low, column.high, column.step)
+
+    return assemble(columns, value)
 
 
 @lru_cache(maxsize=16)

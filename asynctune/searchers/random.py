@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from asynctune._core import SAMPLE, Stream, Table
-from asynctune.searchers.base import Row, Searcher, Suggestion
+from asynctune.searchers.base import Row, Searcher, Suggestion, Uninformed
 from asynctune.space import Rows, Space
 
 __all__ = ["BoundRandom", "Random", "draw"]
@@ -26,10 +26,8 @@ class Random(Searcher):
         return BoundRandom(space.table, seed)
 
 
-class BoundRandom:
-    """Random search at work: it has no state, and learns nothing."""
-
-    preload = None
+class BoundRandom(Uninformed):
+    """Random search at work: it has no state."""
 
     def __init__(self, table: Table, seed: int) -> None:
         self._table = table
@@ -37,15 +35,3 @@ class BoundRandom:
 
     def prepare(self, trial: int) -> Suggestion:
         return partial(draw, self._table, self._seed, trial)
-
-    def slow(self, trial: int) -> bool:
-        return False
-
-    def started(self, trial: int) -> None:
-        pass
-
-    def observe(self, trial: int, level: int, score: float) -> None:
-        pass
-
-    def ended(self, trial: int, failed: bool) -> None:
-        pass
