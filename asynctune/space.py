@@ -369,7 +369,7 @@ class Space:
         """
         row = [math.nan] * len(self.names)
         self._encode(config, row)
-        return np.array(row)
+        return np.array(row, np.float64)  # of integers alone it would be an array of integers
 
     def check(self, config: dict[str, Any]) -> None:
         """Raise InvalidArgument, naming the hyperparameter, the rule and the value, unless a configuration is of this space."""

@@ -446,3 +446,9 @@ def test_the_best_trial_is_never_one_without_a_finite_value(value: float) -> Non
         study.tell(job.trial_id, step=1, score=score)
         study.finish(job.trial_id)
     assert study.best == 1
+
+
+def test_a_trial_of_integers_alone_gets_another_configuration() -> None:
+    study = Study({"n": at.randint(1, 5), "c": at.choice(["a", "b"])}, metric="score", mode="max", num_trials=9)
+    jobs = [study.ask() for _ in range(9)]
+    assert [job and job.config for job in jobs] == [study.config(trial) for trial in range(9)]
