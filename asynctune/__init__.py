@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asynctune.schedulers import PBT as PBT
     from asynctune.searchers import HyperOpt as HyperOpt
     from asynctune.searchers import Random as Random
+    from asynctune.simulation import simulate as simulate
     from asynctune.slots import Slots as Slots
     from asynctune.space import Space as Space
     from asynctune.space import choice as choice
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from asynctune.study import Assignment as Assignment
     from asynctune.study import Decision as Decision
     from asynctune.study import Study as Study
+    from asynctune.tabular import Tabular as Tabular
     from asynctune.tuner import Tuner as Tuner
     from asynctune.worker.trial import Trial as Trial
 
@@ -59,6 +61,7 @@ _WHERE = {
     "Slots": "slots",
     "Space": "space",
     "Study": "study",
+    "Tabular": "tabular",
     "Trial": "worker.trial",
     "TrialEnded": "errors",
     "TrialResult": "results",
@@ -73,6 +76,7 @@ _WHERE = {
     "quniform": "space",
     "randint": "space",
     "run": "_run",
+    "simulate": "simulation",
     "tune": "_run",
     "uniform": "space",
 }

@@ -71,6 +71,7 @@ __all__ = [
     "records_at",
     "repair",
     "scan",
+    "write",
 ]
 
 T = TypeVar("T")
@@ -291,6 +292,30 @@ def records_at(path: Path | str, offsets: Iterable[int]) -> Iterator[Record]:
                 yield _record(path, offset, line)
     except OSError as error:
         raise JournalError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def write(path: Path | str, records: Iterable[Record]) -> None:
+    """Write a whole journal, whose records nothing waits for: a simulation's. The directory is made if it is missing (mode 0700).
+
+    Raises:
+        InvalidArgument: there is one already, or another process has the directory.
+        JournalError: the file cannot be written.
+    """
+    path = Path(path)
+    directory = path.parent
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_no_links(directory)
+        held = lock.acquire(directory, threading.Event())
+        try:
+            with open(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb", buffering=PORTION) as file:
+                file.writelines(encode(record, number) for number, record in enumerate(records))
+        finally:
+            lock.release(held)
+    except FileExistsError:
+        raise InvalidArgument(f"run_dir must not hold a run already, got {str(directory)!r}") from None
+    except OSError as error:
+        raise JournalError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class Journal:
