@@ -203,7 +203,7 @@ class Shell:
             self._follow(record, effects)
 
     def _follow(self, record: Record, effects: Sequence[Effect]) -> None:
-        due = deque[Record]()
+        due: deque[Record] = deque()
         while True:
             for effect in effects:
                 if isinstance(effect, Save | Release):
@@ -336,7 +336,8 @@ class _Simulation(Shell):
                     f"the times of a curve must be finite and never decrease, got {time} after {last}"
                 )
             last = time
-            yield max(began, origin + time), value, None  # the sum, rounded, might be earlier
+            # The sum, rounded, may be a little before the beginning.
+            yield max(began, origin + time), float(value), None
 
     def _steps(self, benchmark: StepBenchmark, started: Started, state: Any, began: float) -> Iterator[_Step]:
         """The same, computed one by one."""
@@ -346,8 +347,8 @@ class _Simulation(Shell):
             state, value, seconds = benchmark.step(state, study.config(started.trial), seed)
             if not 0 <= seconds < math.inf:
                 raise InvalidArgument(f"the seconds of a step must be finite and >= 0, got {seconds}")
-            began += seconds
-            yield began, value, state
+            began += float(seconds)
+            yield began, float(value), state
 
     def _train(self, job: _Job, began: float) -> float:
         """Find out what comes of a job's next step. Return when that is over."""
@@ -362,13 +363,11 @@ class _Simulation(Shell):
 
     def _step(self, job: _Job) -> None:
         """What is on top of the heap: a step of `job` is over, or fails, or there is none any more."""
-        if job.next is None:
-            self._end(job, self._finished(job))
+        upcoming = job.next
+        if not isinstance(upcoming, tuple):
+            self._end(job, self._finished(job) if upcoming is None else self._failed(job, upcoming))
             return
-        if isinstance(job.next, Exception):
-            self._end(job, self._failed(job, job.next))
-            return
-        _, value, job.state = job.next
+        _, value, job.state = upcoming
         job.step += 1
         if math.isnan(value):
             self._end(job, self._failed(job, ArithmeticError(f"the value of step {job.step} is NaN")))

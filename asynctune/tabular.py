@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from asynctune import _core
 from asynctune.errors import InvalidArgument, check_mode
-from asynctune.space import Column, Space, lograndint, loguniform, randint, uniform
+from asynctune.space import Column, Space, choice, lograndint, loguniform, ordinal, randint, uniform
 
-__all__ = ["Once", "Tabular"]
+__all__ = ["DIGITS", "DIGITS_FILE", "Once", "Tabular"]
 
 Curve = tuple[list[float], list[float]]  # values and seconds, (s,) each
 
@@ -28,6 +28,21 @@ _LCBENCH = {
     "max_dropout": uniform(0.0, 1.0),
 }
 _EPOCHS = slice(1, 51)  # of 52 in its logs: the first is before training, the last a repeat
+
+#: The search space of the networks that bench/record.py has trained, and where their curves are.
+DIGITS = {
+    "lr": loguniform(1e-4, 1.0),
+    "batch_size": ordinal([8, 16, 32, 64, 128]),
+    "optimizer": choice(
+        [{"name": "sgd", "momentum": uniform(0.0, 0.99)}, {"name": "adam", "beta1": uniform(0.5, 0.99)}]
+    ),
+    "weight_decay": loguniform(1e-6, 1e-1),
+    "layers": randint(1, 4),
+    "width": lograndint(8, 257),
+    "activation": choice(["relu", "tanh"]),
+    "dropout": uniform(0.0, 0.8),
+}
+DIGITS_FILE = Path(__file__).with_name("recorded") / "digits.npz"
 
 
 class Tabular:
@@ -124,6 +139,18 @@ class Tabular:
         """(n,) half the squared distance of each configuration to a row (d,), but for what is the same for all."""
         # By a product of a matrix and a vector: at 2,000 configurations faster than a k-d tree.
         return np.asarray(self._halves - self._points @ self._scale(row))
+
+    @classmethod
+    def digits(cls) -> "Tabular":
+        """What comes with asynctune: 600 perceptrons on 8 x 8 digits with wrong labels among them, accuracy in percent after 1..50 epochs.
+
+        Trained for real, by bench/record.py; the space is conditional.
+        """
+        with np.load(DIGITS_FILE, allow_pickle=False) as arrays:
+            rows, values = arrays["rows"], arrays["accuracy"] / 100
+            seconds = arrays["seconds"][:, None] * np.arange(1.0, values.shape[1] + 1)
+        space = Space(DIGITS)
+        return cls(space, [space.decode(row) for row in rows], values, seconds, metric="accuracy", mode="max")
 
     @classmethod
     def lcbench(cls, path: Path | str, task: str | int | None = None) -> "Tabular":
