@@ -114,7 +114,7 @@ def simulate(
 
     Args:
         benchmark: a `CurveBenchmark` such as `at.Tabular`, or a `StepBenchmark`.
-        searcher, scheduler, num_trials, seed, max_failures: as `at.run` has them.
+        searcher, scheduler, num_trials, seed, max_failures: as `at.run` has them. Without `num_trials`, steps have to take time.
         num_slots: how many trials run at a time, an integer >= 1.
         time_budget: virtual seconds after which the run ends; what runs then pauses at its next report.
         startup: virtual seconds that each start costs before the first step, unless the trial goes on in the slot that still holds it.
@@ -271,9 +271,7 @@ class _Simulation(Shell):
         self._startup = startup
         self._time_budget = math.inf if time_budget is None else time_budget
         self._now = 0.0
-        self._events: list[
-            tuple[float, int, _Job]
-        ] = []  # a heap; no two are of one trial, so that jobs are not compared
+        self._events: list[tuple[float, int, _Job]] = []  # a heap; one at most of each trial: jobs are not compared
         self._jobs: dict[int, _Job] = {}  # by trial, those that run
         self._idle = deque(range(num_slots))  # slots, in the order in which they began to wait
         self._parked = [-1] * num_slots  # by slot: the paused trial that it still holds

@@ -490,3 +490,43 @@ def test_a_slot_does_two_things_at_once(
 def test_a_protocol_asks_for_what_a_benchmark_need_not_have() -> None:
     assert isinstance(Line(), CurveBenchmark) and not isinstance(Line(), StepBenchmark)
     assert isinstance(Walk(), StepBenchmark) and not isinstance(Walk(), CurveBenchmark)
+
+
+def test_a_benchmark_that_changes_its_config_changes_the_record() -> None:
+    class Careless(Line):
+        def evaluate(self, config: dict[str, Any], seed: int) -> Any:
+            curve = super().evaluate(config, seed)
+            config["x"] = -1.0
+            return curve
+
+    changed, kept = (at.simulate(benchmark, num_trials=5) for benchmark in (Careless(), Line()))
+    assert outcome(changed) == outcome(kept)
+
+
+def test_numpys_numbers_are_no_numbers() -> None:
+    class Numpy(Line):
+        def evaluate(self, config: dict[str, Any], seed: int) -> Any:
+            values, elapsed = super().evaluate(config, seed)
+            return [np.float32(value) for value in values], np.array(elapsed, np.float32)
+
+    class Steps(Walk):
+        def step(self, state: Any, config: dict[str, Any], seed: int) -> Any:
+            state, value, seconds = super().step(state, config, seed)
+            return state, np.float32(value), np.int64(seconds)
+
+    for benchmark in (Numpy(), Steps()):
+        result = at.simulate(benchmark, num_trials=5)
+        assert result.best.value == pytest.approx(result.best.config["x"] * 9)
+
+
+def test_a_searcher_that_takes_long_makes_no_suggestions() -> None:
+    searcher = at.HyperOpt(startup=2)
+    runs = [at.simulate(Line(), searcher=searcher, num_trials=6, num_slots=2, seed=3) for _ in range(2)]
+    assert outcome(runs[0]) == outcome(runs[1])
+    assert len({trial.config["x"] for trial in runs[0].trials}) == 6
+
+
+def test_a_simulated_run_can_be_read_by_others(tmp_path: Path) -> None:
+    at.simulate(Line(), num_trials=2, run_dir=tmp_path / "deep" / "run")
+    assert (tmp_path / "deep" / "run").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "deep" / "run" / JOURNAL).stat().st_mode & 0o777 == 0o600
