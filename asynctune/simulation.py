@@ -268,6 +268,7 @@ class _Simulation(Shell):
             if isinstance(benchmark, CurveBenchmark)
             else partial(self._steps, benchmark)
         )
+        self._metric = study.metric
         self._startup = startup
         self._time_budget = math.inf if time_budget is None else time_budget
         self._now = 0.0
@@ -320,22 +321,22 @@ class _Simulation(Shell):
         """The steps of a start, from the time `began` on: those of a curve after the last that is over."""
         if started.donor is not None:
             raise InvalidArgument("a scheduler that changes hyperparameters needs a benchmark with step, not evaluate")
-        study, step = self.study, started.step
+        study, steps = self.study, benchmark.max_resource
         values, elapsed = benchmark.evaluate(study.config(started.trial), study.trial_seed(started.trial))
         values, elapsed = _listed(values), _listed(elapsed)
-        if not len(values) == len(elapsed) == benchmark.max_resource:
+        if not len(values) == len(elapsed) == steps:
             what = f"{len(values)} values and {len(elapsed)} times"
-            raise InvalidArgument(f"a curve must have max_resource = {benchmark.max_resource} steps, got {what}")
-        last = elapsed[step - 1] if step else 0.0
-        origin = began - last
-        for value, time in itertools.islice(zip(values, elapsed, strict=True), step, None):
+            raise InvalidArgument(f"a curve must have max_resource = {steps} steps, got {what}")
+        last = elapsed[started.step - 1] if started.step else 0.0
+        origin, now = began - last, began
+        for step in range(started.step, steps):
+            time = elapsed[step]
             if not last <= time < math.inf:
-                raise InvalidArgument(
-                    f"the times of a curve must be finite and never decrease, got {time} after {last}"
-                )
+                raise InvalidArgument(f"the times of a curve must be finite and never decrease, got {time} after {last}")
             last = time
-            # The sum, rounded, may be a little before the beginning.
-            yield max(began, origin + time), float(value), None
+            if origin + time > now:  # rounded, it may be a little less
+                now = origin + time
+            yield now, float(values[step]), None
 
     def _steps(self, benchmark: StepBenchmark, started: Started, state: Any, began: float) -> Iterator[_Step]:
         """The same, computed one by one."""
@@ -370,7 +371,7 @@ class _Simulation(Shell):
         if math.isnan(value):
             self._end(job, self._failed(job, ArithmeticError(f"the value of step {job.step} is NaN")))
             return
-        metrics = {self.study.metric: value}
+        metrics = {self._metric: value}
         self.happen(Reported(time=self._now, trial=job.trial, segment=job.segment, step=job.step, metrics=metrics))
         if job.told is CONTINUE:
             heapq.heapreplace(self._events, (self._train(job, self._now), job.trial, job))
@@ -385,7 +386,7 @@ class _Simulation(Shell):
         heapq.heappop(self._events)
         del self._jobs[job.trial]
         self._ended = job
-        busy = max(0.0, self._now - job.began)
+        busy = self._now - job.began if self._now > job.began else 0.0  # it may have failed before
         self.happen(Left(time=self._now, trial=job.trial, segment=job.segment, slot=job.slot, busy=busy, log=(0, 0)))
         self.happen(record)
         if self._take(job.slot):

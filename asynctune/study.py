@@ -685,7 +685,8 @@ class Study:
 
     def _released(self) -> list[Effect]:
         """What no decision needs any more. All at once only at the end, so that no record waits for a whole generation's."""
-        self._unneeded += self._scheduler.released()
+        if released := self._scheduler.released():
+            self._unneeded += released
         if not self._unneeded:
             return []
         count = len(self._unneeded) if self.done else min(_RELEASED_AT_ONCE, len(self._unneeded))
