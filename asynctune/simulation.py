@@ -332,10 +332,11 @@ class _Simulation(Shell):
         for step in range(started.step, steps):
             time = elapsed[step]
             if not last <= time < math.inf:
-                raise InvalidArgument(f"the times of a curve must be finite and never decrease, got {time} after {last}")
+                raise InvalidArgument(
+                    f"the times of a curve must be finite and never decrease, got {time} after {last}"
+                )
             last = time
-            if origin + time > now:  # rounded, it may be a little less
-                now = origin + time
+            now = max(now, origin + time)  # the sum, rounded, may be a little less
             yield now, float(values[step]), None
 
     def _steps(self, benchmark: StepBenchmark, started: Started, state: Any, began: float) -> Iterator[_Step]:

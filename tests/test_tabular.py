@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import asynctune as at
 from asynctune._core import SAMPLE, Stream
 from asynctune.errors import InvalidArgument
+from asynctune.tabular import DIGITS_FILE
 
 CURVES = Path(__file__).parents[2] / "shared" / "data" / "lcbench"
 
@@ -195,3 +196,15 @@ def test_real_curves_are_not_what_was_recorded() -> None:
     values, seconds = real.evaluate(best.config, 0)
     assert [report["val_accuracy"] for report in best.reports] == values[: best.step]
     assert best.busy == pytest.approx(seconds[best.step - 1])
+
+
+def test_the_recorded_networks_are_not_at_hand() -> None:
+    curves = at.Tabular.digits()
+    assert (len(curves), curves.max_resource, curves.mode) == (600, 50, "max")
+    assert DIGITS_FILE.stat().st_size < 2**20
+    finals = [curves.curve(number)[0][-1] for number in range(600)]
+    assert 5 < min(finals) < 15 and 95 < max(finals) < 100, "percent, of ten digits"
+    assert all(curves.curve(number)[1][-1] > 0 for number in range(600))
+    for scheduler in (at.FIFO(), at.ASHA(50)):
+        result = at.simulate(curves.once(), scheduler=scheduler, num_trials=100)
+        assert result.best.value in finals
