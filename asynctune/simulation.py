@@ -42,9 +42,13 @@ from asynctune.rundir import JOURNAL
 from asynctune.schedulers import Scheduler
 from asynctune.searchers import Searcher
 from asynctune.space import Space
-from asynctune.study import Effect, Release, Save, Study, Suggest
+from asynctune.study import Release, Save, Study, Suggest
 
 __all__ = ["Benchmark", "CurveBenchmark", "Shell", "StepBenchmark", "simulate"]
+
+
+#: Records that are handed over at a time. Kept and counted in turn with what makes them, each would take twice as long.
+PORTION = 500
 
 
 class Benchmark(Protocol):
@@ -197,26 +201,16 @@ class Shell:
 
     def happen(self, record: Record) -> None:
         """Let `record` happen, and then, in turn, all that follows from it."""
-        effects = self.study.apply(record)
-        self.records.append(record)
-        if effects or type(record) is Stopping:
-            self._follow(record, effects)
-
-    def _follow(self, record: Record, effects: Sequence[Effect]) -> None:
-        due: deque[Record] = deque()
-        while True:
-            for effect in effects:
-                if isinstance(effect, Save | Release):
+        due = [record]
+        for each in due:  # which grows meanwhile
+            self.records.append(each)
+            for effect in self.study.apply(each):
+                if isinstance(effect, (Save, Release)):
                     due += self.carry_out(effect)
                 else:
                     due.append(effect)
-            if type(record) is Decided or type(record) is Stopping:
-                due += self.obey(record)
-            if not due:
-                return
-            record = due.popleft()
-            effects = self.study.apply(record)
-            self.records.append(record)
+            if type(each) is Decided or type(each) is Stopping:
+                due += self.obey(each)
 
     def carry_out(self, effect: Save | Release) -> Sequence[Record]:
         """What comes of an effect on a checkpoint."""
@@ -293,8 +287,9 @@ class _Simulation(Shell):
             else:
                 self._now = time
                 self._step(job)
-            yield from records
-            records.clear()
+            if len(records) >= PORTION or not events:
+                yield from records
+                records.clear()
 
     # A slot's life.
 

@@ -372,9 +372,8 @@ class Study:
 
     def final_state(self, trial: int) -> TrialState:
         """What a trial becomes whose user code is through: STOPPED if a decision stopped it short, else COMPLETED."""
-        told, step = self._trials[trial].told, self._trials[trial].step
-        short = self.max_resource is None or step < self.max_resource
-        return STOPPED if told is STOP and short else COMPLETED
+        told, step, complete = self._trials[trial].told, self._trials[trial].step, self.max_resource
+        return STOPPED if told is STOP and (complete is None or step < complete) else COMPLETED
 
     def nothing_reported(self, trial: int) -> str | None:
         """What is wrong with a trial that ends by itself now; None: it has reported."""
@@ -430,6 +429,8 @@ class Study:
         return Suggest(number, self._searcher.slow(number))
 
     def _offer_paused(self, slot: int, time: float) -> Started | None:
+        if not self._counts[PAUSED]:
+            return None
         last = self._last.get(slot)
         warm = last if last is not None and self._trials[last].slot == slot else None
         resumption = self._scheduler.resumable(warm)
@@ -596,7 +597,8 @@ class Study:
 
     def _finished(self, record: Finished) -> list[Effect]:
         trial = self._trials[record.trial]
-        self._unqueue(record.trial)
+        if trial.state is not RUNNING:
+            self._unqueue(record.trial)
         self._move(record.trial, record.state)
         for level in self._scheduler.finish(record.trial, failed=False):
             self._searcher.observe(record.trial, level, -math.inf)
