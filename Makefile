@@ -6,7 +6,7 @@ READY := .venv/.ready
 PEERS := .venv-peers/bin/python
 PEERS_READY := .venv-peers/.ready
 CORE := build/.core
-BENCHMARKS := report trials memory journal checkpoint tpe
+BENCHMARKS := report trials memory journal checkpoint tpe simulate pbt
 PLOTTED := core scale
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 

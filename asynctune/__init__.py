@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from asynctune.searchers import Optuna as Optuna
     from asynctune.searchers import Random as Random
     from asynctune.searchers import Sobol as Sobol
+    from asynctune.simulation import simulate as simulate
     from asynctune.slots import Slots as Slots
     from asynctune.space import Space as Space
     from asynctune.space import choice as choice
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from asynctune.study import Assignment as Assignment
     from asynctune.study import Decision as Decision
     from asynctune.study import Study as Study
+    from asynctune.tabular import Tabular as Tabular
     from asynctune.tuner import Tuner as Tuner
     from asynctune.worker.trial import Trial as Trial
 
@@ -67,6 +69,7 @@ _WHERE = {
     "Space": "space",
     "Study": "study",
     "TPE": "searchers",
+    "Tabular": "tabular",
     "Trial": "worker.trial",
     "TrialEnded": "errors",
     "TrialResult": "results",
@@ -81,6 +84,7 @@ _WHERE = {
     "quniform": "space",
     "randint": "space",
     "run": "_run",
+    "simulate": "simulation",
     "tune": "_run",
     "uniform": "space",
 }

@@ -79,6 +79,11 @@ class Action(enum.StrEnum):
     STOP = "stop"
 
 
+# The members by themselves, for hot paths: an enum looks one up in 0.1 us, a module in a tenth of that.
+PENDING, RUNNING, PAUSED, COMPLETED, STOPPED, FAILED = TrialState
+CONTINUE, PAUSE, STOP = Action
+
+
 class Record(msgspec.Struct, frozen=True, tag_field="t", tag=str.lower, kw_only=True, gc=False):
     """One thing that happened. `time` is in seconds since the run began."""
 

@@ -1,29 +1,36 @@
 """Results: what came of a run, as views of its records.
 
 A `Result` is the fold of a journal: of each trial it keeps a few numbers and where its records stand, and reads the rest
-back from the file when it is asked for. So a run is read in the same way while it goes on, after its end, and years later.
+back from the file when it is asked for. So a run is read in the same way while it goes on, after its end, and years later;
+and so is a simulated one, whose records lie in memory.
 """
 
 import contextlib
 import importlib
+import itertools
 import math
 import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 
 from asynctune import logs
-from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
+from asynctune.errors import AsynctuneError, InvalidArgument, JournalError, RunFailed
 from asynctune.journal import records_at, scan
 from asynctune.records import (
-    Action,
+    COMPLETED,
+    FAILED,
+    PAUSE,
+    PAUSED,
+    PENDING,
+    RUNNING,
     Config,
     Decided,
     Failed,
@@ -41,6 +48,7 @@ from asynctune.records import (
     TrialState,
 )
 from asynctune.rundir import JOURNAL, checkpoint_path, is_directory, log_file
+from asynctune.tape import Tape
 
 __all__ = ["Result", "Segment", "TrialResult", "Trials", "flat", "printable"]
 
@@ -74,12 +82,35 @@ class Segment:
     config: Config
 
 
-_EVENTS = frozenset({Suggested, Started, Saved, Left, Lost, Failed})  # what a history is made of
+class _Source(Protocol):
+    """Where the records of a run are: each has a place, a number that grows from record to record. Its `str` names it."""
+
+    def scan(self) -> Iterator[tuple[int, Record]]:
+        """All records, the `Header` first, each with its place."""
+
+    def at(self, places: Iterable[int]) -> Iterator[Record]:
+        """The records at these places."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A journal; a place is a byte offset."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def scan(self) -> Iterator[tuple[int, Record]]:
+        return scan(self.path)
+
+    def at(self, places: Iterable[int]) -> Iterator[Record]:
+        return records_at(self.path, places)
 
 
 @dataclass(slots=True)
 class _History:
-    """What became of a trial besides its reports: the fold of its events."""
+    """What became of a trial besides its reports: the fold of its events, all that is neither a report nor a decision."""
 
     lineage: list[Segment]
     error: str | None = None
@@ -181,14 +212,17 @@ class TrialResult:
     @property
     def checkpoint(self) -> Path | None:
         """The state to go on from: its last checkpoint, or a donor's that it took since; None if none is kept."""
-        if self._history.checkpoint is None:
+        run_dir, checkpoint = self._trials.run_dir, self._history.checkpoint
+        if run_dir is None or checkpoint is None:
             return None
-        path = checkpoint_path(self._trials.run_dir, self._history.checkpoint)
+        path = checkpoint_path(run_dir, checkpoint)
         return path if is_directory(path) else None
 
     def log(self) -> str:
         """What it printed, over all its starts."""
         run_dir = self._trials.run_dir
+        if run_dir is None:
+            return ""
         # An inline trial printed where the driver prints: there is no file.
         parts = (logs.read(run_dir / log_file(slot), first, last) for slot, first, last in self._history.logs)
         return b"".join(parts).decode(errors="replace")
@@ -204,7 +238,7 @@ class TrialResult:
 
 
 class _Chain:
-    """Where in a journal the records of each trial stand: 4 bytes a trial, 12 a record.
+    """The places of each trial's records: 4 bytes a trial, 12 a record.
 
     Each record knows the one before it, so that a trial's are found without a search, and the next is added at the end.
     """
@@ -212,31 +246,31 @@ class _Chain:
     def __init__(self, trials: int = 0) -> None:
         self._last = array("i", [-1]) * trials  # trial -> its last record, an index into the other two; -1: it has none
         self._before = array("i")  # record -> the trial's record before it
-        self._offsets = array("q")  # record -> its byte in the journal
+        self._places = array("q")  # record -> its place
 
     def add_trial(self) -> None:
         self._last.append(-1)
 
-    def add(self, trial: int, offset: int) -> None:
+    def add(self, trial: int, place: int) -> None:
         self._before.append(self._last[trial])
-        self._last[trial] = len(self._offsets)
-        self._offsets.append(offset)
+        self._last[trial] = len(self._places)
+        self._places.append(place)
 
     def of(self, trial: int) -> list[int]:
-        """Its records' bytes, ascending."""
-        offsets = []
+        """The places of its records, ascending."""
+        places = []
         record = self._last[trial]
         while record >= 0:
-            offsets.append(self._offsets[record])
+            places.append(self._places[record])
             record = self._before[record]
-        return offsets[::-1]
+        return places[::-1]
 
 
 class Trials(Sequence[TrialResult]):
     """The trials of a run, by id: 30 bytes for each and 12 for each of its events. A `TrialResult` is made when asked for.
 
     Attributes:
-        run_dir: the directory that the run wrote.
+        run_dir: the directory that the run wrote; None: it was a simulation, which wrote none.
         states: (n,) where each stood at the end, as `TrialState`.
         steps: (n,) int64, of the last report; 0 before the first.
         values: (n,) float64, of the last report; NaN before the first.
@@ -244,17 +278,17 @@ class Trials(Sequence[TrialResult]):
         busy: (n,) float64, seconds in user code.
     """
 
-    def __init__(self, run_dir: Path, metric: str) -> None:
+    def __init__(self, source: _Source, run_dir: Path | None, metric: str) -> None:
         self.run_dir = run_dir
         self.states = array("B")
         self.steps = array("q")
         self.values = array("d")
         self.valued = array("B")
         self.busy = array("d")
-        self._path = run_dir / JOURNAL
+        self._source = source
         self._metric = metric
         self._events = _Chain()
-        self._last = 0  # the byte of the last record taken in
+        self._last = 0  # the place of the last record taken in
 
     def __len__(self) -> int:
         return len(self.states)
@@ -271,63 +305,66 @@ class Trials(Sequence[TrialResult]):
         return (TrialResult(self, number) for number in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"<{len(self)} trials of {os.fspath(self.run_dir)!r}>"
+        return f"<{len(self)} trials of {_named(self.run_dir)}>"
 
-    def apply(self, offset: int, record: Record) -> None:
-        """Take in the journal's next record, which stands at byte `offset`. Raises `JournalError` if it is out of place."""
-        # `type(...) is`, not `match`: where the class is another one, isinstance asks msgspec's metaclass, for 0.1 us.
+    def apply(self, place: int, record: Record) -> None:
+        """Take in the next record. Raises `JournalError` if it is out of place."""
+        # `type(...) is`, not `match`: where the class is another one, isinstance asks msgspec's metaclass, for 0.1 us. First comes
+        # what there is most of.
+        self._last = place
         trial = getattr(record, "trial", -1)
         if type(record) is Suggested and trial == len(self.states):
-            self.states.append(TrialState.PENDING)
+            self.states.append(PENDING)
             self.steps.append(0)
             self.values.append(math.nan)
             self.valued.append(0)
             self.busy.append(0.0)
             self._events.add_trial()
         elif type(record) is Suggested or not 0 <= trial < len(self.states):
-            raise JournalError(f"{self._path}: the {record.kind!r} record at byte {offset} is out of place")
-        elif type(record) is Reported:
+            raise JournalError(f"{self._source}: the {record.kind!r} record at byte {place} is out of place")
+        if type(record) is Reported:
             self.steps[trial] = record.step
             value = record.metrics.get(self._metric)
             if value is not None:
                 self.values[trial] = value
                 self.valued[trial] = 1
+            return
+        if type(record) is Decided:
+            if record.action is PAUSE:
+                self.states[trial] = PAUSED
+            return
+        if type(record) is Finished:
+            self.states[trial] = record.state
+            return
+        if type(record) is Left:
+            self.busy[trial] += record.busy
         elif type(record) is Started:
-            self.states[trial] = TrialState.RUNNING
+            self.states[trial] = RUNNING
             if record.step < self.steps[trial]:  # tried again: what came after its checkpoint is void
                 self.steps[trial], self.values[trial], self.valued[trial] = record.step, math.nan, 0
-        elif type(record) is Decided:
-            if record.action is Action.PAUSE:
-                self.states[trial] = TrialState.PAUSED
-        elif type(record) is Left:
-            self.busy[trial] += record.busy
         elif type(record) is Failed:
-            self.states[trial] = TrialState.PENDING if record.retry else TrialState.FAILED
-        elif type(record) is Finished:
-            self.states[trial] = record.state
+            self.states[trial] = PENDING if record.retry else FAILED
         elif type(record) is Lost:
-            self.states[trial] = TrialState.PENDING
-        if type(record) in _EVENTS:
-            self._events.add(trial, offset)
-        self._last = offset
+            self.states[trial] = PENDING
+        self._events.add(trial, place)
 
     def reopen(self) -> None:
         """Another driver took up the run: what ran is to be started again."""
         for trial, state in enumerate(self.states):
-            if state == TrialState.RUNNING:
-                self.states[trial] = TrialState.PENDING
+            if state == RUNNING:
+                self.states[trial] = PENDING
 
     def history(self, trial: int) -> _History:
         """What became of a trial. Raises `JournalError` if the journal cannot be read any more."""
         history = _History([])
-        for record in records_at(self._path, self._events.of(trial)):
+        for record in self._source.at(self._events.of(trial)):
             history.apply(record)
         return history
 
     def reports(self, trial: int) -> list[Reported]:
         """A trial's reports that count. Raises `JournalError` if the journal cannot be read any more."""
         reports: list[Reported] = []
-        for record in records_at(self._path, self._reports.of(trial)):
+        for record in self._source.at(self._reports.of(trial)):
             if isinstance(record, Reported):
                 reports.append(record)
             elif isinstance(record, Started):  # tried again from a checkpoint: what came after that is void
@@ -339,12 +376,18 @@ class Trials(Sequence[TrialResult]):
     def _reports(self) -> _Chain:
         """Of reports, and of the starts that make some of them void. Made when first asked for: memory grows with reports."""
         chain = _Chain(len(self))
-        for offset, record in scan(self._path):
-            if offset > self._last:  # written since
-                break
+        for place, record in self._scan():
             if type(record) is Reported or type(record) is Started:
-                chain.add(record.trial, offset)
+                chain.add(record.trial, place)
         return chain
+
+    def _scan(self) -> Iterator[tuple[int, Record]]:
+        """The records taken in, and not those written since."""
+        return itertools.takewhile(lambda found: found[0] <= self._last, self._source.scan())
+
+    def records(self) -> Iterator[Record]:
+        """The records taken in, the `Header` left out. Raises `JournalError` if the journal cannot be read any more."""
+        return (record for _, record in itertools.islice(self._scan(), 1, None))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -352,7 +395,7 @@ class Result:
     """What came of a run.
 
     Attributes:
-        run_dir: the directory that the run wrote.
+        run_dir: the directory that the run wrote; None: it was a simulation, which wrote none.
         header: what the run was about: space, searcher, scheduler, seed.
         trials: every trial, by id.
         wall: seconds from the beginning to the last record.
@@ -360,7 +403,7 @@ class Result:
         stopping: why the run was ended early; None if it was not.
     """
 
-    run_dir: Path
+    run_dir: Path | None
     header: Header
     trials: Trials
     wall: float
@@ -379,15 +422,25 @@ class Result:
         path = run_dir / JOURNAL
         if not path.is_file():
             raise InvalidArgument(f"run_dir must hold a run, {os.fspath(path)!r} is missing")
-        records = scan(path)
+        source = _File(path)
+        return cls._fold(source, source.scan(), run_dir)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> "Result":
+        """What comes of a run's records, the `Header` first; they are kept in memory."""
+        tape = Tape()
+        return cls._fold(tape, tape.take(records), None)
+
+    @classmethod
+    def _fold(cls, source: _Source, records: Iterator[tuple[int, Record]], run_dir: Path | None) -> "Result":
         _, header = next(records, (0, None))
         if not isinstance(header, Header):
-            raise JournalError(f"{path}: empty")
-        trials = Trials(run_dir, header.metric)
+            raise JournalError(f"{source}: empty")
+        trials = Trials(source, run_dir, header.metric)
         wall = header.time
         startup: float | None = None
         stopping: str | None = None
-        for offset, record in records:
+        for place, record in records:
             wall = record.time
             if type(record) is Stopping:
                 stopping = record.reason
@@ -396,7 +449,7 @@ class Result:
                 stopping = None
                 trials.reopen()
                 continue
-            trials.apply(offset, record)
+            trials.apply(place, record)
             if startup is None and type(record) is Started:
                 startup = wall
         return cls(run_dir, header, trials, wall, startup, stopping)
@@ -423,15 +476,39 @@ class Result:
             np.asarray(self.trials.steps),
             np.asarray(self.trials.values),
         )
-        able = np.isfinite(values) & (states != TrialState.FAILED)
+        able = np.isfinite(values) & (states != FAILED)
         if not able.any():
             raise AsynctuneError(f"no trial has a finite {self.metric}: {self.ending()}")
-        among = able & (states == TrialState.COMPLETED)
+        among = able & (states == COMPLETED)
         if not among.any():
             among = able & (steps == steps[able].max())
         numbers = np.flatnonzero(among)
         scores = values[numbers]
         return self.trials[int(numbers[scores.argmax() if self.mode == "max" else scores.argmin()])]
+
+    def events(self) -> Iterator[Record]:
+        """What happened, in order: the records that `async for event in tuner` shows.
+
+        Raises:
+            JournalError: the journal cannot be read any more.
+        """
+        return self.trials.records()
+
+    def check(self, failure: str | None) -> None:
+        """Raise `RunFailed` if the run was ended for a `failure`, or if nothing but failures came of it."""
+        states = self.trials.states
+        failed = states.count(FAILED)
+        first = self.trials[states.index(FAILED)] if failed else None
+        if failure is None and first is not None and failed == len(states):
+            failure = f"every trial failed, the first with {first.error}"
+        if failure is not None:
+            error = RunFailed(printable(failure))
+            if first is not None:
+                lines = f"trial {first.id}, {first.error}\n{first.traceback}".strip().splitlines()
+                error.add_note("\n".join(map(printable, lines)))
+            if self.run_dir is not None:
+                error.add_note(f"run directory: {self.run_dir}")
+            raise error
 
     def to_dataframe(self) -> Any:
         """A pandas DataFrame with one row per trial: id, state, value, step, and each hyperparameter as `config.NAME`.
@@ -485,7 +562,13 @@ class Result:
                 printable(f"  {name} = {value:.6g}" if isinstance(value, float) else f"  {name} = {value}")
                 for name, value in flat(self.best.config).items()
             ]
-        return "\n".join([*lines, f"run directory: {self.run_dir}"])
+        if self.run_dir is not None:
+            lines.append(f"run directory: {self.run_dir}")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"<Result {os.fspath(self.run_dir)!r}: {self.ending()}>"
+        return f"<Result {_named(self.run_dir)}: {self.ending()}>"
+
+
+def _named(run_dir: Path | None) -> str:
+    return "a simulation" if run_dir is None else repr(os.fspath(run_dir))

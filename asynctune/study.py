@@ -16,7 +16,16 @@ import msgspec
 from asynctune._core import SEED, Stream
 from asynctune.errors import AsynctuneError, InvalidArgument, check_integer, check_mode
 from asynctune.records import (
+    COMPLETED,
+    CONTINUE,
     ENDED,
+    FAILED,
+    PAUSE,
+    PAUSED,
+    PENDING,
+    RUNNING,
+    STOP,
+    STOPPED,
     Action,
     Decided,
     Failed,
@@ -109,8 +118,8 @@ class _Trial(msgspec.Struct, gc=False):
     """
 
     until: int | None
-    state: TrialState = TrialState.PENDING
-    told: Action = Action.CONTINUE
+    state: TrialState = PENDING
+    told: Action = CONTINUE
     waits: bool = False  # if PAUSED: the scheduler says when it goes on; else it paused because the run ended early
     slot: int = _NO_SLOT  # where it last ran
     segment: int = 0
@@ -247,7 +256,7 @@ class Study:
     @property
     def done(self) -> bool:
         """Whether nothing runs and nothing more will."""
-        if self._counts[TrialState.RUNNING]:
+        if self._counts[RUNNING]:
             return False
         return self._stopping or not (self._again or self._new or self._may_grow() or self._scheduler.resumable(None))
 
@@ -303,11 +312,11 @@ class Study:
 
     def runs_on(self, trial: int) -> bool:
         """Whether `trial` is RUNNING, and neither told to pause nor to stop."""
-        return self._trials[trial].state is TrialState.RUNNING and self._trials[trial].told is Action.CONTINUE
+        return self._trials[trial].state is RUNNING and self._trials[trial].told is CONTINUE
 
     def may_retry(self, trial: int) -> bool:
         """Whether a failure of `trial` now is not its last: never of one told to stop, always if the run is to end."""
-        if self._trials[trial].told is Action.STOP:
+        if self._trials[trial].told is STOP:
             return False
         return self._stopping or self._trials[trial].failures < self.max_failures
 
@@ -347,11 +356,11 @@ class Study:
         segment = trial.segment
         decided = self._follow(Reported(trial=trial_id, segment=segment, step=step, metrics=values))
         if decided is None:
-            return Decision(Action.CONTINUE, trial.until)
-        if decided.action is Action.PAUSE:
+            return Decision(CONTINUE, trial.until)
+        if decided.action is PAUSE:
             name = f"{trial_id}-{segment}-{step}"
             self._follow(Saved(trial=trial_id, segment=segment, step=step, checkpoint=name))
-        elif decided.action is Action.STOP:
+        elif decided.action is STOP:
             self._follow(Finished(trial=trial_id, state=self.final_state(trial_id)))
         return Decision(decided.action, decided.until)
 
@@ -361,7 +370,7 @@ class Study:
         One that ends by itself without a report has failed.
         """
         state = self._known(trial_id).state
-        if state in ENDED or state is TrialState.PAUSED:
+        if state in ENDED or state is PAUSED:
             return
         self._running(trial_id)
         error = error or self.nothing_reported(trial_id)
@@ -372,9 +381,8 @@ class Study:
 
     def final_state(self, trial: int) -> TrialState:
         """What a trial becomes whose user code is through: STOPPED if a decision stopped it short, else COMPLETED."""
-        told, step = self._trials[trial].told, self._trials[trial].step
-        short = self.max_resource is None or step < self.max_resource
-        return TrialState.STOPPED if told is Action.STOP and short else TrialState.COMPLETED
+        told, step, complete = self._trials[trial].told, self._trials[trial].step, self.max_resource
+        return STOPPED if told is STOP and (complete is None or step < complete) else COMPLETED
 
     def nothing_reported(self, trial: int) -> str | None:
         """What is wrong with a trial that ends by itself now; None: it has reported."""
@@ -387,7 +395,7 @@ class Study:
 
     def _running(self, trial_id: int) -> _Trial:
         trial = self._known(trial_id)
-        if trial.state is not TrialState.RUNNING:
+        if trial.state is not RUNNING:
             raise InvalidArgument(f"trial {trial_id} must be RUNNING, it is {trial.state}")
         return trial
 
@@ -430,6 +438,8 @@ class Study:
         return Suggest(number, self._searcher.slow(number))
 
     def _offer_paused(self, slot: int, time: float) -> Started | None:
+        if not self._counts[PAUSED]:
+            return None
         last = self._last.get(slot)
         warm = last if last is not None and self._trials[last].slot == slot else None
         resumption = self._scheduler.resumable(warm)
@@ -475,7 +485,7 @@ class Study:
         self._trials.append(_Trial(self._scheduler.begin(record.trial)))
         self._rows.append(row)
         self._values.append(math.nan)
-        self._counts[TrialState.PENDING] += 1
+        self._counts[PENDING] += 1
         self._new[record.trial] = None
         self._searcher.started(record.trial)
         return []
@@ -485,9 +495,9 @@ class Study:
         effects: list[Effect] = []
         if not self._unqueue(record.trial):
             effects = self._resumed(record, trial)
-        self._move(record.trial, TrialState.RUNNING)  # ahead of `_released`: the run is not done
+        self._move(record.trial, RUNNING)  # ahead of `_released`: the run is not done
         trial.until = record.until
-        trial.told, trial.waits = Action.CONTINUE, False
+        trial.told, trial.waits = CONTINUE, False
         if record.slot != _NO_SLOT:
             trial.slot = record.slot
             self._last[record.slot] = record.trial
@@ -516,10 +526,10 @@ class Study:
         verdict = self._scheduler.report(record.trial, record.step, score)
         for level in verdict.recorded:
             self._searcher.observe(record.trial, level, score)
-        if trial.until is None or record.step < trial.until or trial.told is Action.STOP:
+        if trial.until is None or record.step < trial.until or trial.told is STOP:
             return []
-        trial.waits = verdict.action is Action.PAUSE
-        if trial.told is Action.PAUSE and verdict.action is not Action.STOP:
+        trial.waits = verdict.action is PAUSE
+        if trial.told is PAUSE and verdict.action is not STOP:
             return []
         return [
             Decided(
@@ -535,7 +545,7 @@ class Study:
     def _decided(self, record: Decided) -> list[Effect]:
         trial = self._trials[record.trial]
         trial.told = record.action
-        if record.action is Action.CONTINUE:
+        if record.action is CONTINUE:
             trial.until = record.until
         return []
 
@@ -550,8 +560,8 @@ class Study:
             if self._kept is not None and self._kept != record.trial:
                 effects += self._restart_point(self._trials[self._kept], None, 0)
             self._kept = record.trial
-        elif trial.state is TrialState.RUNNING and trial.told is Action.PAUSE:
-            self._move(record.trial, TrialState.PAUSED)
+        elif trial.state is RUNNING and trial.told is PAUSE:
+            self._move(record.trial, PAUSED)
             held = trial.waits and self._scheduler.saved(record.trial, record.step, record.checkpoint)
             if held and record.checkpoint is not None:
                 self._references.add(record.checkpoint)
@@ -564,10 +574,10 @@ class Study:
         trial = self._trials[record.trial]
         trial.failures += not self._stopping  # else it may be we who killed it
         if record.retry:
-            self._move(record.trial, TrialState.PENDING)
+            self._move(record.trial, PENDING)
             self._start_again(record.trial)
             return []
-        self._move(record.trial, TrialState.FAILED)
+        self._move(record.trial, FAILED)
         for level in self._scheduler.finish(record.trial, failed=True):
             self._searcher.observe(record.trial, level, -math.inf)
         self._searcher.ended(record.trial, failed=True)
@@ -581,26 +591,27 @@ class Study:
 
     def _lost(self, record: Lost) -> list[Effect]:
         trial = self._trials[record.trial]
-        if trial.told is Action.STOP:
+        if trial.told is STOP:
             return [Finished(time=record.time, trial=record.trial, state=self.final_state(record.trial))]
-        self._move(record.trial, TrialState.PENDING)
+        self._move(record.trial, PENDING)
         effects = self._restart_point(trial, None, 0)
         self._start_again(record.trial)
         return effects
 
     def _failed_fast(self) -> bool:
         ended = sum(self._counts[state] for state in ENDED)
-        if ended != FAIL_FAST or self._counts[TrialState.FAILED] != FAIL_FAST:
+        if ended != FAIL_FAST or self._counts[FAILED] != FAIL_FAST:
             return False
         return len({error.partition(":")[0] for error in self._first_errors}) == 1
 
     def _finished(self, record: Finished) -> list[Effect]:
         trial = self._trials[record.trial]
-        self._unqueue(record.trial)
+        if trial.state is not RUNNING:
+            self._unqueue(record.trial)
         self._move(record.trial, record.state)
         for level in self._scheduler.finish(record.trial, failed=False):
             self._searcher.observe(record.trial, level, -math.inf)
-        completed = record.state is TrialState.COMPLETED
+        completed = record.state is COMPLETED
         if completed and self.max_resource is None:
             self._searcher.observe(record.trial, 0, self._sign * self._values[record.trial])
         self._searcher.ended(record.trial, failed=False)
@@ -624,12 +635,12 @@ class Study:
         self._stopping = False
         effects: list[Effect] = []
         for number, trial in enumerate(self._trials):
-            if trial.state is TrialState.RUNNING and trial.told is Action.STOP:
+            if trial.state is RUNNING and trial.told is STOP:
                 effects.append(Finished(time=record.time, trial=number, state=self.final_state(number)))
-            elif trial.state is TrialState.RUNNING:
-                self._move(number, TrialState.PENDING)
+            elif trial.state is RUNNING:
+                self._move(number, PENDING)
                 self._start_again(number)
-            elif trial.state is TrialState.PAUSED and not trial.waits:
+            elif trial.state is PAUSED and not trial.waits:
                 self._start_again(number)
         return effects
 
@@ -649,7 +660,7 @@ class Study:
     def _start_again(self, number: int) -> None:
         """What a trial reported after its restart point is void, and reported again."""
         trial = self._trials[number]
-        trial.told, trial.waits = Action.CONTINUE, False
+        trial.told, trial.waits = CONTINUE, False
         trial.step, self._values[number] = trial.checkpoint_step, math.nan
         trial.until = self._scheduler.retried(number, trial.checkpoint_step)
         self._again[number] = None
@@ -685,7 +696,8 @@ class Study:
 
     def _released(self) -> list[Effect]:
         """What no decision needs any more. All at once only at the end, so that no record waits for a whole generation's."""
-        self._unneeded += self._scheduler.released()
+        if released := self._scheduler.released():
+            self._unneeded += released
         if not self._unneeded:
             return []
         count = len(self._unneeded) if self.done else min(_RELEASED_AT_ONCE, len(self._unneeded))
@@ -696,8 +708,8 @@ class Study:
 
     def _close(self, time: float) -> list[Effect]:
         """When nothing runs and nothing can start, what is still paused comes to its end, one trial after the other."""
-        if self._stopping or not self._counts[TrialState.PAUSED] or not self.done:
+        if self._stopping or not self._counts[PAUSED] or not self.done:
             return []
-        while self._trials[self._first_paused].state is not TrialState.PAUSED:
+        while self._trials[self._first_paused].state is not PAUSED:
             self._first_paused += 1
-        return [Finished(time=time, trial=self._first_paused, state=TrialState.STOPPED)]
+        return [Finished(time=time, trial=self._first_paused, state=STOPPED)]

@@ -16,10 +16,10 @@ from typing import Any, Literal, Self
 
 from asynctune import _wire as wire
 from asynctune.engine import Engine
-from asynctune.errors import AsynctuneError, InvalidArgument, RunFailed, check_integer
+from asynctune.errors import AsynctuneError, InvalidArgument, check_integer
 from asynctune.journal import Journal
 from asynctune.progress import Progress
-from asynctune.records import Header, Record, Reported, TrialState
+from asynctune.records import Header, Record, Reported
 from asynctune.results import Result, printable
 from asynctune.resume import Replay
 from asynctune.rundir import JOURNAL
@@ -318,7 +318,7 @@ class Tuner:
                 opened.set()
                 await engine.run(replay, self._header.num_trials)
             result = await asyncio.to_thread(Result.load, self.run_dir)
-            _check(result, engine.failure)
+            result.check(engine.failure)
             return result
 
     def _study_of(self, header: Header) -> Study:
@@ -342,22 +342,6 @@ def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     names = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
     parts = [f"{name} was {before.get(name, 'missing')} and is {now.get(name, 'missing')}" for name in names]
     return f"space: {', '.join(parts)}" if parts else "space: its hyperparameters come in another order"
-
-
-def _check(result: Result, failure: str | None) -> None:
-    """Raise `RunFailed` if the run was ended for a failure, or nothing but failures came of it."""
-    states = result.trials.states
-    failed = states.count(TrialState.FAILED)
-    first = result.trials[states.index(TrialState.FAILED)] if failed else None
-    if failure is None and first is not None and failed == len(states):
-        failure = f"every trial failed, the first with {first.error}"
-    if failure is not None:
-        error = RunFailed(printable(failure))
-        if first is not None:
-            lines = f"trial {first.id}, {first.error}\n{first.traceback}".strip().splitlines()
-            error.add_note("\n".join(map(printable, lines)))
-        error.add_note(f"run directory: {result.run_dir}")
-        raise error
 
 
 def _new_run_dir() -> Path:

@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).parent.parent / "asynctune"
 LAYERS = [
     ["errors", "supervisor", "_core"],
     ["_wire", "space", "records", "rundir", "logs"],
-    ["worker", "torch", "searchers", "slots", "population", "checkpoints", "references"],
-    ["schedulers", "processes", "advisor", "lock", "journal", "results"],
+    ["worker", "torch", "searchers", "slots", "population", "checkpoints", "references", "tabular"],
+    ["schedulers", "processes", "advisor", "lock", "journal", "tape", "results"],
     ["study", "resume", "watch", "progress", "slot", "gate"],
-    ["engine", "tuner"],
+    ["engine", "tuner", "simulation"],
     ["report", "_run", "__main__"],
 ]
 HEIGHT = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}

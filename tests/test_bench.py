@@ -11,7 +11,9 @@ BENCH = Path(__file__).parent.parent / "bench"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["core", "report", "trials", "memory", "journal", "checkpoint", "scale", "tpe"])
+@pytest.mark.parametrize(
+    "name", ["core", "report", "trials", "memory", "journal", "checkpoint", "scale", "tpe", "simulate", "pbt"]
+)
 def test_benchmark_does_not_run(name: str, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(BENCH / f"{name}.py"), "--quick", "--json", str(figures)]

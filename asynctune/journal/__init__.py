@@ -14,14 +14,15 @@ sets it aside before it appends. An intact line behind a bad one, or out of its 
 about: it is refused, until `repair` has set aside all from there on.
 """
 
-from asynctune.journal.line import MAX_LINE, VERSION, decode, encode
+from asynctune.journal.line import MAX_LINE, VERSION, AnyRecord, decode, encode
 from asynctune.journal.reader import Follower, read, records_at, scan
 from asynctune.journal.tail import Repaired, repair
-from asynctune.journal.writer import Journal
+from asynctune.journal.writer import Journal, write
 
 __all__ = [
     "MAX_LINE",
     "VERSION",
+    "AnyRecord",
     "Follower",
     "Journal",
     "Repaired",
@@ -31,4 +32,5 @@ __all__ = [
     "records_at",
     "repair",
     "scan",
+    "write",
 ]

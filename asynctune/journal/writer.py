@@ -10,7 +10,7 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +21,13 @@ from aiofiles.threadpool import wrap
 from asynctune import lock
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError
 from asynctune.journal.line import encode
-from asynctune.journal.reader import Follower
+from asynctune.journal.reader import PORTION, Follower
 from asynctune.journal.sync import sync_data, sync_directory
 from asynctune.journal.tail import set_aside
 from asynctune.records import Record
 from asynctune.rundir import check_no_links, open_regular
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "write"]
 
 T = TypeVar("T")
 
@@ -259,3 +259,27 @@ class Journal:
         if self.lock >= 0:
             lock.release(self.lock)
             self.lock = -1
+
+
+def write(path: Path | str, records: Iterable[Record]) -> None:
+    """Write a whole journal, whose records nothing waits for: a simulation's. The directory is made if it is missing (mode 0700).
+
+    Raises:
+        InvalidArgument: there is one already, or another process has the directory.
+        JournalError: the file cannot be written.
+    """
+    path = Path(path)
+    directory = path.parent
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_no_links(directory)
+        held = lock.acquire(directory, threading.Event())
+        try:
+            with open(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb", buffering=PORTION) as file:
+                file.writelines(encode(record, number) for number, record in enumerate(records))
+        finally:
+            lock.release(held)
+    except FileExistsError:
+        raise InvalidArgument(f"run_dir must not hold a run already, got {str(directory)!r}") from None
+    except OSError as error:
+        raise JournalError(f"cannot write {path}: {error.strerror or error}") from error

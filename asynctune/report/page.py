@@ -150,7 +150,7 @@ def _summary(view: _View) -> str:
         ("seed", result.header.seed),
         ("metric", f"{result.metric}, {result.mode}"),
         ("trials", result.ending()),
-        ("run directory", result.run_dir),
+        ("run directory", "none, it was simulated" if result.run_dir is None else result.run_dir),
     ]
     if result.stopping is not None:
         facts.append(("ended early", result.stopping))
