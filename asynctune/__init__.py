@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asynctune.schedulers import ASHA as ASHA
     from asynctune.schedulers import FIFO as FIFO
     from asynctune.schedulers import PBT as PBT
+    from asynctune.schedulers import Hyperband as Hyperband
     from asynctune.searchers import HyperOpt as HyperOpt
     from asynctune.searchers import Random as Random
     from asynctune.slots import Slots as Slots
@@ -49,6 +50,7 @@ _WHERE = {
     "Decision": "study",
     "FIFO": "schedulers",
     "HyperOpt": "searchers",
+    "Hyperband": "schedulers",
     "InvalidArgument": "errors",
     "JournalError": "errors",
     "PBT": "schedulers",

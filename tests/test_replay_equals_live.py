@@ -55,6 +55,7 @@ SCHEDULERS = [
     at.ASHA(9, brackets=2),
     at.ASHA(9, type="promotion"),
     at.ASHA(9, brackets=3, type="promotion"),
+    at.Hyperband(9, synchronous=True),
     at.PBT(2, 8, synchronous=False),
     at.PBT(2, 8, synchronous=True),
     at.PBT(3, 8, burn_in=4, quantile_fraction=0.5),

@@ -3,6 +3,18 @@
 from asynctune.schedulers.asha import ASHA, BoundASHA
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 from asynctune.schedulers.fifo import FIFO
+from asynctune.schedulers.hyperband import Hyperband
 from asynctune.schedulers.pbt import PBT, BoundPBT
 
-__all__ = ["ASHA", "FIFO", "PBT", "BoundASHA", "BoundPBT", "BoundScheduler", "Resumption", "Scheduler", "Verdict"]
+__all__ = [
+    "ASHA",
+    "FIFO",
+    "PBT",
+    "BoundASHA",
+    "BoundPBT",
+    "BoundScheduler",
+    "Hyperband",
+    "Resumption",
+    "Scheduler",
+    "Verdict",
+]

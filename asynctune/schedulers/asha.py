@@ -73,6 +73,16 @@ class ASHA(Scheduler):
             level *= self.reduction_factor
         return (*levels, self.max_resource)
 
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """How many trials Hyperband has in each bracket."""
+        rungs = len(self.levels)
+        # Integers, rounded up: -(-a // b). Hyperband's s is rungs - 1 - bracket here.
+        return tuple(
+            -(-rungs * self.reduction_factor ** (rungs - 1 - bracket) // (rungs - bracket))
+            for bracket in range(self.brackets)
+        )
+
     def bind(
         self,
         *,
@@ -93,14 +103,8 @@ class BoundASHA(BoundScheduler):
     def __init__(self, spec: ASHA, seed: int, minimize: bool) -> None:
         self.max_resource: int = spec.max_resource
         levels = spec.levels
-        rungs = len(levels)
-        # Integers, rounded up: -(-a // b). Hyperband's s is rungs - 1 - bracket here.
-        weights = [
-            -(-rungs * spec.reduction_factor ** (rungs - 1 - bracket) // (rungs - bracket))
-            for bracket in range(spec.brackets)
-        ]
         promotion = spec.type == "promotion"
-        self._ladder = Ladder(levels, spec.reduction_factor, promotion, minimize, weights, seed)
+        self._ladder = Ladder(levels, spec.reduction_factor, promotion, minimize, spec.weights, seed)
         self._verdicts = _verdicts(levels, Action.PAUSE if promotion else Action.STOP)
 
     # As a study calls it.

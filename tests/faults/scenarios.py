@@ -31,6 +31,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "hyperopt": {"num_trials": 7, "searcher": at.HyperOpt(startup=3)},
     "asha": {"num_trials": 9, "scheduler": at.ASHA(9)},
     "promotion": {"num_trials": 9, "scheduler": at.ASHA(9, type="promotion")},
+    "halving": {"num_trials": 9, "scheduler": at.Hyperband(9, brackets=1, synchronous=True)},
     "pbt": {"num_trials": 4, "scheduler": at.PBT(2, 8, synchronous=False)},
     "barrier": {"num_trials": 4, "scheduler": at.PBT(2, 8, synchronous=True)},
     "bohb": {"num_trials": 9, "searcher": at.HyperOpt(startup=3), "scheduler": at.ASHA(9)},
