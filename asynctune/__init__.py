@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asynctune.schedulers import FIFO as FIFO
     from asynctune.schedulers import PBT as PBT
     from asynctune.schedulers import Hyperband as Hyperband
+    from asynctune.schedulers import MedianStopping as MedianStopping
     from asynctune.searchers import HyperOpt as HyperOpt
     from asynctune.searchers import Random as Random
     from asynctune.slots import Slots as Slots
@@ -53,6 +54,7 @@ _WHERE = {
     "Hyperband": "schedulers",
     "InvalidArgument": "errors",
     "JournalError": "errors",
+    "MedianStopping": "schedulers",
     "PBT": "schedulers",
     "Population": "population",
     "Random": "searchers",

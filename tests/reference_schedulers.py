@@ -4,6 +4,7 @@ As in reference.py, scores are oriented: larger is better, and those that are no
 """
 
 import math
+import statistics
 from dataclasses import dataclass, field
 
 from tests.reference import oriented
@@ -94,3 +95,58 @@ def shares(total: int, weights: list[int]) -> list[int]:
         j = max(range(len(weights)), key=lambda j: (round(exact[j] - sizes[j], 9), -j))
         sizes[j] += 1
     return sizes
+
+
+@dataclass
+class Median:
+    """The median stopping rule (Golovin et al., KDD 2017, section 3.2.2), asked at some steps: the levels."""
+
+    grace_period: int
+    min_samples: int
+    interval: int
+    max_resource: int | None
+    reports: dict[int, dict[int, float]] = field(default_factory=dict)  # trial -> step -> score
+    at: dict[int, dict[int, int]] = field(
+        default_factory=dict
+    )  # trial -> level -> the report's step that brought it there
+    stopped: set[int] = field(default_factory=set)
+    completed: set[int] = field(default_factory=set)
+
+    def begin(self, trial: int) -> None:
+        self.reports[trial] = {}
+        self.at[trial] = {}
+
+    def level(self, step: int) -> int:
+        """The last level up to a step: a multiple of the interval, not before the grace period, or the end; 0: none."""
+        if self.max_resource is not None and step >= self.max_resource:
+            return self.max_resource
+        return max((s for s in range(self.grace_period, step + 1) if s % self.interval == 0), default=0)
+
+    def due(self, trial: int) -> int:
+        step = max(self.reports[trial], default=0) + 1
+        while self.level(step) < step:
+            step += 1
+        return step
+
+    def report(self, trial: int, step: int, score: float) -> list[int]:
+        before = max(self.reports[trial], default=0)
+        if step <= before:
+            return []
+        self.reports[trial][step] = oriented(score)
+        level = self.level(step)
+        if level <= before:
+            return []
+        self.at[trial][level] = step
+        averages = [self.average(other, level) for other in self.completed if level in self.at[other]]
+        enough = len(averages) >= self.min_samples and level != self.max_resource
+        if enough and max(self.reports[trial].values()) < statistics.median(averages):
+            self.stopped.add(trial)
+        return [level]
+
+    def average(self, trial: int, level: int) -> float:
+        scores = [score for step, score in self.reports[trial].items() if step <= self.at[trial][level]]
+        return sum(scores) / len(scores)
+
+    def finish(self, trial: int, failed: bool) -> None:
+        if not failed and trial not in self.stopped:
+            self.completed.add(trial)

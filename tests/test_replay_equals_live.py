@@ -56,6 +56,8 @@ SCHEDULERS = [
     at.ASHA(9, type="promotion"),
     at.ASHA(9, brackets=3, type="promotion"),
     at.Hyperband(9, synchronous=True),
+    at.MedianStopping(min_samples=1),
+    at.MedianStopping(grace_period=2, min_samples=1, interval=2, max_resource=7),
     at.PBT(2, 8, synchronous=False),
     at.PBT(2, 8, synchronous=True),
     at.PBT(3, 8, burn_in=4, quantile_fraction=0.5),

@@ -4,6 +4,7 @@ from asynctune.schedulers.asha import ASHA, BoundASHA
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 from asynctune.schedulers.fifo import FIFO
 from asynctune.schedulers.hyperband import Hyperband
+from asynctune.schedulers.median import MedianStopping
 from asynctune.schedulers.pbt import PBT, BoundPBT
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "BoundPBT",
     "BoundScheduler",
     "Hyperband",
+    "MedianStopping",
     "Resumption",
     "Scheduler",
     "Verdict",
