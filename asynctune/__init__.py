@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from asynctune.results import TrialResult as TrialResult
     from asynctune.schedulers import ASHA as ASHA
     from asynctune.schedulers import FIFO as FIFO
+    from asynctune.schedulers import PASHA as PASHA
     from asynctune.schedulers import PBT as PBT
     from asynctune.schedulers import Hyperband as Hyperband
     from asynctune.schedulers import MedianStopping as MedianStopping
@@ -55,6 +56,7 @@ _WHERE = {
     "InvalidArgument": "errors",
     "JournalError": "errors",
     "MedianStopping": "schedulers",
+    "PASHA": "schedulers",
     "PBT": "schedulers",
     "Population": "population",
     "Random": "searchers",

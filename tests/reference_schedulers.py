@@ -6,8 +6,11 @@ As in reference.py, scores are oriented: larger is better, and those that are no
 import math
 import statistics
 from dataclasses import dataclass, field
+from itertools import combinations
 
-from tests.reference import oriented
+import numpy as np
+
+from tests.reference import ASHA, oriented, rank
 
 
 @dataclass
@@ -150,3 +153,63 @@ class Median:
     def finish(self, trial: int, failed: bool) -> None:
         if not failed and trial not in self.stopped:
             self.completed.add(trial)
+
+
+class PASHA(ASHA):
+    """Progressive ASHA (Bohdal et al., ICLR 2023, section 4): promotion below the highest open rung only."""
+
+    def __init__(self, levels: list[int], reduction_factor: int) -> None:
+        super().__init__(levels, reduction_factor, promotion=True)
+        self.open = min(1, len(levels) - 1)
+        self.curves: dict[int, dict[int, float]] = {}  # trial -> step -> score
+        self.ranked: list[list[int]] = [[] for _ in levels]  # by rung: who reported there, as they came
+        self.distances: list[float] = []
+        self.epsilon = 0.0
+
+    def report(self, trial: int, step: int, score: float) -> list[int]:
+        reached = super().report(trial, step, score)
+        curve = self.curves.setdefault(trial, {})
+        if step > max(curve, default=0):
+            curve[step] = oriented(score)
+        for level in reached:
+            self.ranked[self.levels.index(level)].append(trial)
+        if reached and self.open < len(self.levels) - 1 and reached[-1] >= self.levels[self.open]:
+            new = [self.noise(trial, other) for other in self.ranked[self.open] if other != trial]
+            new = [distance for distance in new if 0 < distance < math.inf]
+            if new:
+                self.distances += new
+                self.epsilon = float(np.percentile(self.distances, 90))
+            while self.open < len(self.levels) - 1 and not self.stable():
+                self.open += 1
+                self.distances = []
+        return reached
+
+    def noise(self, a: int, b: int) -> float:
+        """|f_j(a) - f_j(b)| at the last common step j if there are i < h < j at which b, then a was the other's better; else 0."""
+        steps = sorted(self.curves[a].keys() & self.curves[b].keys())
+        for better, worse in ((self.curves[a], self.curves[b]), (self.curves[b], self.curves[a])):
+            signs = [(better[step] > worse[step]) - (better[step] < worse[step]) for step in steps]
+            if signs and signs[-1] > 0:
+                for i, h in combinations(range(len(steps) - 1), 2):
+                    if signs[i] > 0 > signs[h]:
+                        return better[steps[-1]] - worse[steps[-1]]
+        return 0.0
+
+    def stable(self) -> bool:
+        """Whether each place in the ranking of the highest open rung is among those that its trial may have one rung below."""
+        top = {trial: self.results[self.open][trial] for trial in self.ranked[self.open]}
+        below = {trial: self.results[self.open - 1][trial] for trial in top}
+        order = rank(below)
+        for place, trial in enumerate(rank(top)):
+            theirs, its = below[order[place]], below[trial]
+            if theirs != its and not abs(theirs - its) <= self.epsilon:
+                return False
+        return True
+
+    def promotable(self) -> int | None:
+        for rung in reversed(range(min(self.open, len(self.levels) - 1))):
+            for trial in rank(self.results[rung]):
+                waits = (trial, rung) in self.offered - self.promoted and trial not in self.ended
+                if waits and self.among_best(trial, rung, at_least=0):
+                    return trial
+        return None

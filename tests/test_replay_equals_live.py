@@ -58,6 +58,7 @@ SCHEDULERS = [
     at.Hyperband(9, synchronous=True),
     at.MedianStopping(min_samples=1),
     at.MedianStopping(grace_period=2, min_samples=1, interval=2, max_resource=7),
+    at.PASHA(8, reduction_factor=2),
     at.PBT(2, 8, synchronous=False),
     at.PBT(2, 8, synchronous=True),
     at.PBT(3, 8, burn_in=4, quantile_fraction=0.5),

@@ -5,11 +5,13 @@ from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Ver
 from asynctune.schedulers.fifo import FIFO
 from asynctune.schedulers.hyperband import Hyperband
 from asynctune.schedulers.median import MedianStopping
+from asynctune.schedulers.pasha import PASHA
 from asynctune.schedulers.pbt import PBT, BoundPBT
 
 __all__ = [
     "ASHA",
     "FIFO",
+    "PASHA",
     "PBT",
     "BoundASHA",
     "BoundPBT",
