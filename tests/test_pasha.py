@@ -17,11 +17,12 @@ from tests.test_schedulers import SCORES, histories, threes
 
 
 @settings(max_examples=300, deadline=None)
-@given(histories, st.integers(2, 3), st.integers(1, 3), st.integers(3, 40))
-def test_pasha_differs_from_the_reference(history: bytes, eta: int, low: int, high: int) -> None:
+@given(histories, st.integers(2, 3), st.integers(1, 3), st.integers(3, 40), st.sampled_from([0, 1, 3]))
+def test_pasha_differs_from_the_reference(history: bytes, eta: int, low: int, high: int, epsilon: float) -> None:
     bound = PASHA(high, low, eta).bind()
     levels = ASHA(high, low, eta).levels
     naive = reference.PASHA(list(levels), eta)
+    bound._epsilon = naive.epsilon = epsilon  # as if curves had crossed before: in these short histories they seldom do
     steps: Counter[int] = Counter()
     for what, who, value in threes(history):
         trial = who % 13
