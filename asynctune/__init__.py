@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asynctune.schedulers import PBT as PBT
     from asynctune.schedulers import Hyperband as Hyperband
     from asynctune.schedulers import MedianStopping as MedianStopping
+    from asynctune.schedulers import Replay as Replay
     from asynctune.searchers import HyperOpt as HyperOpt
     from asynctune.searchers import Random as Random
     from asynctune.slots import Slots as Slots
@@ -60,6 +61,7 @@ _WHERE = {
     "PBT": "schedulers",
     "Population": "population",
     "Random": "searchers",
+    "Replay": "schedulers",
     "Result": "results",
     "RunFailed": "errors",
     "Slots": "slots",

@@ -7,6 +7,7 @@ from asynctune.schedulers.hyperband import Hyperband
 from asynctune.schedulers.median import MedianStopping
 from asynctune.schedulers.pasha import PASHA
 from asynctune.schedulers.pbt import PBT, BoundPBT
+from asynctune.schedulers.replay import Replay
 
 __all__ = [
     "ASHA",
@@ -18,6 +19,7 @@ __all__ = [
     "BoundScheduler",
     "Hyperband",
     "MedianStopping",
+    "Replay",
     "Resumption",
     "Scheduler",
     "Verdict",

@@ -10,10 +10,11 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from asynctune._core import Ladder, Table, as_array
+from asynctune._core import Ladder, as_array
 from asynctune.errors import InvalidArgument, check_integer, check_mode
 from asynctune.records import Action
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
+from asynctune.space import Rows, Space
 
 __all__ = ["ASHA", "BoundASHA"]
 
@@ -89,7 +90,8 @@ class ASHA(Scheduler):
         seed: int = 0,
         num_trials: int | None = None,
         num_slots: int | None = None,
-        table: Table | None = None,
+        space: Space | None = None,
+        rows: Rows | None = None,
         mode: Literal["min", "max"] = "max",
     ) -> "BoundASHA":
         """The object with state. A study turns scores itself and leaves `mode`: larger is better."""

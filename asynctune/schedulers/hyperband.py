@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
 
-from asynctune._core import Table
 from asynctune.errors import InvalidArgument
 from asynctune.records import Action
 from asynctune.schedulers.asha import ASHA
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
+from asynctune.space import Rows, Space
 
 __all__ = ["BoundHyperband", "Hyperband"]
 
@@ -66,7 +66,8 @@ class Hyperband(Scheduler):
         seed: int = 0,
         num_trials: int | None = None,
         num_slots: int | None = None,
-        table: Table | None = None,
+        space: Space | None = None,
+        rows: Rows | None = None,
     ) -> BoundScheduler:
         if not self.synchronous:
             return self._asha.bind(seed=seed)

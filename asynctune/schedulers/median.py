@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappush, heappushpop
 
-from asynctune._core import Table
 from asynctune.errors import InvalidArgument, check_integer
 from asynctune.records import Action
 from asynctune.schedulers.base import BoundScheduler, Scheduler, Verdict
+from asynctune.space import Rows, Space
 
 __all__ = ["MedianStopping"]
 
@@ -56,7 +56,8 @@ class MedianStopping(Scheduler):
         seed: int = 0,
         num_trials: int | None = None,
         num_slots: int | None = None,
-        table: Table | None = None,
+        space: Space | None = None,
+        rows: Rows | None = None,
     ) -> "BoundMedianStopping":
         return BoundMedianStopping(self)
 

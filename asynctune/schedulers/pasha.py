@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asynctune._core import Table
 from asynctune.schedulers.asha import ASHA
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
+from asynctune.space import Rows, Space
 
 __all__ = ["PASHA"]
 
@@ -56,7 +56,8 @@ class PASHA(Scheduler):
         seed: int = 0,
         num_trials: int | None = None,
         num_slots: int | None = None,
-        table: Table | None = None,
+        space: Space | None = None,
+        rows: Rows | None = None,
     ) -> "BoundPASHA":
         return BoundPASHA(self._asha)
 
