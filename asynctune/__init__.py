@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asynctune.schedulers import ASHA as ASHA
     from asynctune.schedulers import FIFO as FIFO
     from asynctune.schedulers import PASHA as PASHA
+    from asynctune.schedulers import PB2 as PB2
     from asynctune.schedulers import PBT as PBT
     from asynctune.schedulers import Hyperband as Hyperband
     from asynctune.schedulers import MedianStopping as MedianStopping
@@ -58,6 +59,7 @@ _WHERE = {
     "JournalError": "errors",
     "MedianStopping": "schedulers",
     "PASHA": "schedulers",
+    "PB2": "schedulers",
     "PBT": "schedulers",
     "Population": "population",
     "Random": "searchers",

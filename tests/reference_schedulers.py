@@ -213,3 +213,48 @@ class PASHA(ASHA):
                 if waits and self.among_best(trial, rung, at_least=0):
                     return trial
         return None
+
+
+@dataclass
+class Gains:
+    """What PB2 learns from (Parker-Holder et al., NeurIPS 2020, section 4): how fast scores rose, from where, and with what.
+
+    A stretch begins with a member's first report, at each level where it is recorded, and with the donor's step and score where it exploits.
+    """
+
+    interval: int
+    since: dict[int, tuple[int, float]] = field(default_factory=dict)  # member -> step and score
+    gains: list[tuple[float, float, list[float], float]] = field(default_factory=list)  # time, score, row, rate
+
+    def report(self, trial: int, step: int, score: float, recorded: bool, row: list[float]) -> None:
+        if recorded and trial in self.since:
+            begin, before = self.since[trial]
+            if step > begin and math.isfinite(score) and math.isfinite(before):
+                self.gains.append((begin / self.interval, before, row, (score - before) / (step - begin)))
+        if recorded or trial not in self.since:
+            self.since[trial] = step, score
+
+
+def posterior(
+    known: list[tuple[float, list[float], float]],  # time, point, value
+    time: float,
+    point: list[float],
+    length: float,
+    drift: float,
+    noise: float,
+) -> tuple[float, float, float]:
+    """Mean, standard deviation and log likelihood (but for a constant) of the time-varying Gaussian process, with an inverse matrix."""
+
+    def k(one: tuple[float, list[float]], other: tuple[float, list[float]]) -> float:
+        apart = sum((a - b) ** 2 for a, b in zip(one[1], other[1], strict=True))
+        return math.exp(-apart / (2 * length**2)) * (1 - drift) ** (abs(one[0] - other[0]) / 2)
+
+    places = [(time, point) for time, point, _ in known]
+    values = np.array([value for *_, value in known])
+    covariance = np.array([[k(a, b) + noise * (i == j) for j, b in enumerate(places)] for i, a in enumerate(places)])
+    inverse = np.linalg.inv(covariance)
+    variance = float(values @ inverse @ values) / len(values)
+    across = np.array([k(place, (time, point)) for place in places])
+    deviation = math.sqrt(max(0.0, variance * (1 - across @ inverse @ across)))
+    likelihood = -len(values) / 2 * math.log(variance) - math.log(np.linalg.det(covariance)) / 2
+    return float(across @ inverse @ values), deviation, likelihood

@@ -66,6 +66,7 @@ SCHEDULERS = [
     at.PBT(2, 8, synchronous=False),
     at.PBT(2, 8, synchronous=True),
     at.PBT(3, 8, burn_in=4, quantile_fraction=0.5),
+    at.PB2(1, 8, quantile_fraction=0.5),
 ]
 SCORES = [0.0, 1.0, 2.0, 1.0, -1.0, 0.5, 1e300, float("nan"), float("inf"), float("-inf")]
 

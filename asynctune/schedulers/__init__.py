@@ -6,6 +6,7 @@ from asynctune.schedulers.fifo import FIFO
 from asynctune.schedulers.hyperband import Hyperband
 from asynctune.schedulers.median import MedianStopping
 from asynctune.schedulers.pasha import PASHA
+from asynctune.schedulers.pb2 import PB2
 from asynctune.schedulers.pbt import PBT, BoundPBT
 from asynctune.schedulers.replay import Replay
 
@@ -13,6 +14,7 @@ __all__ = [
     "ASHA",
     "FIFO",
     "PASHA",
+    "PB2",
     "PBT",
     "BoundASHA",
     "BoundPBT",

@@ -78,14 +78,7 @@ class PBT(Scheduler):
         space: Space | None = None,
         rows: Rows | None = None,
     ) -> "BoundPBT":
-        if num_trials is None:
-            raise InvalidArgument("PBT needs num_trials, the size of its population, got None")
-        if space is None:
-            raise InvalidArgument("PBT needs space, which it explores, got None")
-        barrier = self.synchronous
-        if barrier is None:
-            barrier = num_slots is not None and num_slots >= num_trials
-        return BoundPBT(self, seed, num_trials, barrier, space)
+        return BoundPBT(self, seed, num_trials, num_slots, space)
 
 
 class BoundPBT(BoundScheduler):
@@ -94,7 +87,16 @@ class BoundPBT(BoundScheduler):
     new_first: ClassVar[bool] = True
     fixed_population: ClassVar[bool] = True
 
-    def __init__(self, spec: PBT, seed: int, population: int, barrier: bool, space: Space) -> None:
+    def __init__(
+        self, spec: PBT, seed: int, num_trials: int | None, num_slots: int | None, space: Space | None
+    ) -> None:
+        if num_trials is None:
+            raise InvalidArgument(f"{type(spec).__name__} needs num_trials, the size of its population, got None")
+        if space is None:
+            raise InvalidArgument(f"{type(spec).__name__} needs space, which it explores, got None")
+        barrier = spec.synchronous
+        if barrier is None:
+            barrier = num_slots is not None and num_slots >= num_trials
         self.max_resource: int = spec.max_resource
         self._interval = spec.perturbation_interval
         self._first = max(1, -(-spec.burn_in // spec.perturbation_interval))
@@ -102,9 +104,9 @@ class BoundPBT(BoundScheduler):
         self._factor = spec.perturbation_factor
         self._seed = seed
         self._table = space.table
-        self._completed = bytearray(population)  # by trial: whether it is recorded at max_resource
+        self._completed = bytearray(num_trials)  # by trial: whether it is recorded at max_resource
         depths = (spec.max_resource - 1) // spec.perturbation_interval
-        self._generations = Generations(population, depths, spec.quantile_fraction, seed, barrier)
+        self._generations = Generations(num_trials, depths, spec.quantile_fraction, seed, barrier)
 
     def begin(self, trial: int) -> int:
         return self._due(self._first)
