@@ -247,7 +247,7 @@ def posterior(
 
     def k(one: tuple[float, list[float]], other: tuple[float, list[float]]) -> float:
         apart = sum((a - b) ** 2 for a, b in zip(one[1], other[1], strict=True))
-        return math.exp(-apart / (2 * length**2)) * (1 - drift) ** (abs(one[0] - other[0]) / 2)
+        return math.exp(-apart / (2 * length**2)) * math.pow(1 - drift, abs(one[0] - other[0]) / 2)
 
     places = [(time, point) for time, point, _ in known]
     values = np.array([value for *_, value in known])
