@@ -54,7 +54,8 @@ class Drifting:
         covariance = self._kernel(*_apart(times, known, times, known)) + self.noise * np.eye(len(known))
         across = self._kernel(*_apart(times, known, np.full(len(points), time), points))
         explained = (across * np.linalg.solve(covariance, across)).sum(0)
-        return math.sqrt(self.variance) * np.sqrt(np.maximum(0.0, 1.0 - explained))
+        deviations: Floats = np.sqrt(self.variance * np.maximum(0.0, 1.0 - explained))
+        return deviations
 
     def _fit(self, parameters: tuple[float, float, float]) -> float:
         """Take length, drift and noise. Return -2 times the logarithm of the likelihood that they give the values, but for a constant."""
