@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from asynctune.results import TrialResult as TrialResult
     from asynctune.schedulers import ASHA as ASHA
     from asynctune.schedulers import FIFO as FIFO
+    from asynctune.schedulers import PASHA as PASHA
+    from asynctune.schedulers import PB2 as PB2
     from asynctune.schedulers import PBT as PBT
+    from asynctune.schedulers import Hyperband as Hyperband
+    from asynctune.schedulers import MedianStopping as MedianStopping
+    from asynctune.schedulers import Replay as Replay
     from asynctune.searchers import TPE as TPE
     from asynctune.searchers import Grid as Grid
     from asynctune.searchers import HyperOpt as HyperOpt
@@ -56,12 +61,17 @@ _WHERE = {
     "FIFO": "schedulers",
     "Grid": "searchers",
     "HyperOpt": "searchers",
+    "Hyperband": "schedulers",
     "InvalidArgument": "errors",
     "JournalError": "errors",
+    "MedianStopping": "schedulers",
+    "PASHA": "schedulers",
+    "PB2": "schedulers",
     "Optuna": "searchers",
     "PBT": "schedulers",
     "Population": "population",
     "Random": "searchers",
+    "Replay": "schedulers",
     "Result": "results",
     "RunFailed": "errors",
     "Slots": "slots",

@@ -121,7 +121,7 @@ class Started(Record, frozen=True, kw_only=True):
 
     It starts after `step`, from `checkpoint` (None: from scratch), and owes a decision at the first report
     whose step is `until` or later (None: never). With a `donor`, the trial took over that trial's weights, and
-    `config` is what explore made of the donor's configuration; each exploit opens a new segment.
+    `config` is what explore made of the donor's configuration. Each new `config` opens a new segment.
     """
 
     trial: Int64
@@ -132,7 +132,7 @@ class Started(Record, frozen=True, kw_only=True):
     checkpoint: str | None = None
     donor: int | None = None
     config: Config | None = None
-    how: str = "started"  # or "resumed", "retried", "restarted", "exploited"
+    how: str = "started"  # or "resumed", "retried", "restarted", "exploited", "changed"
 
     @property
     def kind(self) -> str:

@@ -22,7 +22,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from asynctune import logs
-from asynctune.errors import AsynctuneError, InvalidArgument, JournalError, RunFailed
+from asynctune.errors import AsynctuneError, InvalidArgument, JournalError, RunFailed, check_integer
 from asynctune.journal import records_at, scan
 from asynctune.records import (
     COMPLETED,
@@ -185,7 +185,7 @@ class TrialResult:
 
     @property
     def lineage(self) -> list[Segment]:
-        """Its segments, one more for each exploit."""
+        """Its segments, one more for each exploit or other change of its configuration."""
         return self._history.lineage
 
     @property
@@ -361,6 +361,24 @@ class Trials(Sequence[TrialResult]):
             history.apply(record)
         return history
 
+    def stretch(self, trial: int, checkpoint: str | None = None) -> tuple[int, Config, str | None]:
+        """How a trial was trained last, or last before `checkpoint`: from which step on, with which configuration, from which checkpoint.
+
+        Raises `JournalError` if the journal cannot be read any more.
+        """
+        step, origin = 0, None
+        config: Config = {}
+        for record in self._source.at(self._events.of(trial)):
+            if isinstance(record, Suggested):
+                config = record.config
+            elif isinstance(record, Started) and record.config is not None:
+                step, config, origin = record.step, record.config, record.checkpoint
+            elif isinstance(record, Started) and record.checkpoint is None:  # from scratch, if it was lost
+                step, origin = 0, None
+            elif isinstance(record, Saved) and checkpoint is not None and record.checkpoint == checkpoint:
+                break
+        return step, config, origin
+
     def reports(self, trial: int) -> list[Reported]:
         """A trial's reports that count. Raises `JournalError` if the journal cannot be read any more."""
         reports: list[Reported] = []
@@ -485,6 +503,24 @@ class Result:
         numbers = np.flatnonzero(among)
         scores = values[numbers]
         return self.trials[int(numbers[scores.argmax() if self.mode == "max" else scores.argmin()])]
+
+    def schedule(self, trial: int) -> list[tuple[int, Config]]:
+        """With which configurations a trial was trained to where it stands: (step, config), each from after that step on, the first from 0.
+
+        Where it took over from another, the other's history comes before. `at.Replay` trains a trial like that.
+
+        Raises:
+            InvalidArgument: there is no such trial.
+            JournalError: the journal cannot be read any more.
+        """
+        if check_integer("trial", trial, at_least=0) >= len(self.trials):
+            raise InvalidArgument(f"trial must be one of the {len(self.trials)} trials, got {trial}")
+        step, config, origin = self.trials.stretch(trial)
+        schedule = [(step, config)]
+        while origin is not None:
+            step, config, origin = self.trials.stretch(int(origin.partition("-")[0]), origin)
+            schedule.append((step, config))
+        return schedule[::-1]
 
     def events(self) -> Iterator[Record]:
         """What happened, in order: the records that `async for event in tuner` shows.

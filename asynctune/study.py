@@ -192,7 +192,7 @@ class Study:
         self._values = array("d")  # by trial: the last one reported, NaN before
         self._searcher = searcher.bind(space=self.space, seed=seed, num_trials=self.num_trials, rows=self._rows)
         self._scheduler = scheduler.bind(
-            seed=seed, num_trials=self.num_trials, num_slots=num_slots, table=self.space.table
+            seed=seed, num_trials=self.num_trials, num_slots=num_slots, space=self.space, rows=self._rows
         )
         self._trials: list[_Trial] = []
         self._new: OrderedDict[int, None] = (
@@ -251,7 +251,8 @@ class Study:
 
     def suggestion(self, trial: int) -> Suggestion:
         """The call that finds the configuration of a new trial, a row (d,), from what is known now."""
-        return self._searcher.prepare(trial)
+        initial = self._scheduler.initial(trial)
+        return self._searcher.prepare(trial) if initial is None else initial.copy
 
     @property
     def done(self) -> bool:
@@ -446,7 +447,7 @@ class Study:
         if resumption is None:
             return None
         trial = self._trials[resumption.trial]
-        if resumption.donor is None:
+        if resumption.checkpoint is None:
             return Started(
                 time=time,
                 trial=resumption.trial,
@@ -458,11 +459,10 @@ class Study:
                 how="resumed",
             )
         segment = trial.segment + 1
-        assert resumption.checkpoint is not None
-        donated = self._references.trained_with(resumption.checkpoint)
-        if donated is None:
-            donated = self._rows[resumption.donor]
-        row = self._scheduler.explore(donated, resumption.trial, segment, resumption.step)
+        trained = self._references.trained_with(resumption.checkpoint)
+        if trained is None:
+            trained = self._rows[resumption.trial if resumption.donor is None else resumption.donor]
+        row = self._scheduler.explore(trained, resumption.trial, segment, resumption.step)
         return Started(
             time=time,
             trial=resumption.trial,
@@ -473,7 +473,7 @@ class Study:
             checkpoint=resumption.checkpoint,
             donor=resumption.donor,
             config=self.space.decode(row),
-            how="exploited",
+            how="changed" if resumption.donor is None else "exploited",
         )
 
     # What each record does.
@@ -508,9 +508,9 @@ class Study:
         if resumption is None or (resumption.trial, resumption.donor) != (record.trial, record.donor):
             raise AsynctuneError(f"trial {record.trial} cannot go on now from {record.donor}")
         self._scheduler.resume(resumption)
-        if record.donor is None:
+        if record.config is None:
             return []
-        assert record.config is not None and record.checkpoint is not None and trial.checkpoint is not None
+        assert record.checkpoint is not None and trial.checkpoint is not None
         self._references.end_segment(record.trial, trial.segment, self._rows[record.trial], trial.checkpoint)
         self._rows[record.trial] = self.space.encode(record.config)
         self._values[record.trial] = self._sign * resumption.score

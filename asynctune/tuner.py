@@ -221,7 +221,7 @@ class Tuner:
             self._task.result()
 
     async def __aiter__(self) -> AsyncIterator[Record]:
-        """The run's events from here on, up to its end: records, each with a `kind` (suggested, started, resumed, exploited,
+        """The run's events from here on, up to its end: records, each with a `kind` (suggested, started, resumed, exploited, changed,
         retried, restarted, reported, saved, continued, paused, stopped, left, lost, failed, finished, stopping, reopened).
 
         They are read back from the journal, so a loop that takes its time holds up nobody, and nothing piles up in memory.

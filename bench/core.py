@@ -186,12 +186,12 @@ def pbt_decisions(reports: Reports, recorded: int) -> Decide:
 
 def pbt_turns(reports: Reports, recorded: int) -> Decide:
     """A member's whole turn, as a study takes it: the decision, its exploration if it exploits, its next report and checkpoint."""
-    table = Space(SPACE).table
-    pbt = at.PBT(perturbation_interval=1, max_resource=100).bind(num_trials=len(reports.trials), table=table)
+    space = Space(SPACE)
+    pbt = at.PBT(perturbation_interval=1, max_resource=100).bind(num_trials=len(reports.trials), space=space)
     for trial, score in zip(reports.trials.tolist(), reports.scores.tolist(), strict=True):
         pbt.report(trial, 1, score)
         pbt.saved(trial, 1, f"checkpoint/{trial}-1")
-    row = table.sample(Stream(0, SAMPLE))
+    row = space.table.sample(Stream(0, SAMPLE))
     names = [f"checkpoint/{number}-2" for number in range(len(reports.trials) - recorded)]
     scores = reports.scores[recorded:].tolist()
 

@@ -167,7 +167,7 @@ def asynctune_study_pbt(population: Sequence[float], arriving: Sequence[float]) 
 def asynctune_pbt(population: Sequence[float], arriving: Sequence[float]) -> Prepared:
     """The scheduler alone, as the study calls it: the next member, its donor, its configuration, its next score."""
     space = at.Space(SPACE)
-    pbt = at.PBT(perturbation_interval=1, max_resource=100).bind(seed=0, num_trials=len(population), table=space.table)
+    pbt = at.PBT(perturbation_interval=1, max_resource=100).bind(seed=0, num_trials=len(population), space=space)
     row = space.encode(
         {name: low for name, (low, _) in {**LOG, **UNIFORM}.items()} | {name: o[0] for name, o in OPTIONS.items()}
     )

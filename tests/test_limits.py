@@ -19,6 +19,9 @@ import numpy as np
 from asynctune._core import CHOICE, LINEAR, SAMPLE, Generations, Ladder, Parzen, Stream, Table
 from asynctune.errors import InvalidArgument
 from asynctune.schedulers import ASHA, PBT
+from asynctune.space import Space, uniform
+
+SPACE = Space({"x": uniform(0.0, 1.0)})
 
 class Held(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena a b c mapped d e used f g".split()]
@@ -50,8 +53,8 @@ def halving(kind, brackets):
     refused(bound.promote_many, -1)
     refused(bound.report, -1, 1, 0.0)
 
-def truncation(synchronous, table):
-    bound = PBT(1, 2000, synchronous=synchronous).bind(num_trials=600, table=table)
+def truncation(synchronous):
+    bound = PBT(1, 2000, synchronous=synchronous).bind(num_trials=600, space=SPACE)
     for member in range(600):
         depth = 1 + member % 300
         bound.report(member, depth, float(member))
@@ -85,8 +88,8 @@ def lap():
     for kind in ("stopping", "promotion"):
         halving(kind, 1)
         halving(kind, 3)
-    truncation(False, table)
-    truncation(True, table)
+    truncation(False)
+    truncation(True)
     windows(table)
 
 mallinfo2 = ctypes.CDLL(None).mallinfo2
@@ -132,10 +135,11 @@ SHORTAGES = """
 import ctypes, os, sys
 import numpy as np
 from asynctune.schedulers import ASHA, PBT
-from asynctune._core import LINEAR, Parzen, Table
+from asynctune._core import Parzen
+from asynctune.space import Space, uniform
 
 left = ctypes.c_long.in_dll(ctypes.CDLL(os.environ["LD_PRELOAD"]), "left")
-table = Table([LINEAR], [0.0], [1.0], [0.0], [-1], [0])
+space = Space({"x": uniform(0.0, 1.0)})
 rng = np.random.default_rng(0)
 trials, steps, values = rng.permutation(600), rng.choice([1, 1, 3], 600), rng.integers(0, 50, 600).astype(float)
 
@@ -163,7 +167,7 @@ def halving(kind, together):
     return bound.promote_many(600).tolist(), [bound.begin(trial) for trial in range(600)]
 
 def truncation(synchronous):
-    bound = PBT(1, 20, synchronous=synchronous).bind(num_trials=200, table=table)
+    bound = PBT(1, 20, synchronous=synchronous).bind(num_trials=200, space=space)
     for depth in (1, 2):
         for member in range(200):
             persistently(bound.report, member, depth, values[member])
@@ -175,7 +179,7 @@ def truncation(synchronous):
     return turns, bound.released()
 
 def windows():
-    parzen = Parzen(table)
+    parzen = Parzen(space.table)
     for trial in trials.tolist():
         persistently(parzen.put, trial, values[trial : trial + 1] / 50, trial % 30 == 0)
     return persistently(parzen.suggest, 1, 600, 5).tolist(), parzen.state()

@@ -13,20 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 import asynctune as at
 from asynctune._core import SAMPLE, Stream
 from asynctune.errors import InvalidArgument, RunFailed
 from asynctune.searchers import optuna as room
-from tests.methods import needs_optuna
 from tests.runs import climb, local, options
 from tests.test_searchers import RICH, SQUARE, Bound, bind, score, train
-
-if needs_optuna.args[0]:
-    pytest.skip("optuna is not installed", allow_module_level=True)
-
-import optuna
 
 SAMPLERS = optuna.samplers
 
@@ -144,7 +139,7 @@ def test_a_sampler_suggests_other_than_on_its_own() -> None:
     rows = train(bound, range(30))
     call: Any = bound.prepare(30)
     study = optuna.create_study(direction="maximize", sampler=SAMPLERS.TPESampler(seed=call.args[4]))
-    distributions = {name: optuna.distributions.FloatDistribution(0, 1) for name in "xy"}
+    distributions: Any = {name: optuna.distributions.FloatDistribution(0, 1) for name in "xy"}
     for row in rows:
         params = dict(zip("xy", row.tolist(), strict=True))
         study.add_trial(optuna.create_trial(value=score(row), params=params, distributions=distributions))
@@ -182,7 +177,6 @@ def test_a_sampler_that_keeps_notes_suggests_other_than_on_its_own(
 
 
 def test_cma_es_forgets_its_distribution() -> None:
-    pytest.importorskip("cmaes")
     bound = bind(at.Optuna("CmaEsSampler"), seed=1)
     scores = [score(row) for row in train(bound, range(60))]
     assert np.median(scores[-12:]) > 0.05 * np.median(scores[:12])

@@ -48,6 +48,8 @@ SPACE = {
     "layer": at.choice(["plain", {"leak": at.uniform(0.0, 0.5)}, (1, 2), None]),
     "sizes": at.randint(1, 9),
 }
+CONFIG = {"lr": 0.1, "units": 32, "layer": "plain", "sizes": 3}
+SCHEDULE = [(0, CONFIG), (2, CONFIG | {"lr": 0.2}), (5, CONFIG | {"layer": {"leak": 0.25}})]
 SEARCHERS = [at.Random(), at.Grid(), at.Sobol(), at.HyperOpt(startup=2), at.TPE(startup=2)]
 SCHEDULERS = [
     at.FIFO(),
@@ -55,9 +57,16 @@ SCHEDULERS = [
     at.ASHA(9, brackets=2),
     at.ASHA(9, type="promotion"),
     at.ASHA(9, brackets=3, type="promotion"),
+    at.Hyperband(9, synchronous=True),
+    at.MedianStopping(min_samples=1),
+    at.MedianStopping(grace_period=2, min_samples=1, interval=2, max_resource=7),
+    at.PASHA(8, reduction_factor=2),
+    at.Replay(SCHEDULE),
+    at.Replay(SCHEDULE, max_resource=7),
     at.PBT(2, 8, synchronous=False),
     at.PBT(2, 8, synchronous=True),
     at.PBT(3, 8, burn_in=4, quantile_fraction=0.5),
+    at.PB2(1, 8, quantile_fraction=0.5),
 ]
 SCORES = [0.0, 1.0, 2.0, 1.0, -1.0, 0.5, 1e300, float("nan"), float("inf"), float("-inf")]
 

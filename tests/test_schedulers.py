@@ -14,15 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asynctune._core import BRACKET, LINEAR, ORDER, Stream, Table
+from asynctune._core import BRACKET, ORDER, Stream
 from asynctune.errors import AsynctuneError, InvalidArgument
 from asynctune.records import Action
 from asynctune.schedulers import ASHA, FIFO, PBT, BoundPBT, BoundScheduler, Resumption, Scheduler
+from asynctune.space import Space, uniform
 from tests import reference
 
 # Few values, so that ties are common.
 SCORES = [0.0, 1.0, 2.0, 3.0, 2.0, 1.0, 4.0, math.nan, math.inf, -math.inf, -1.0, 5.0]
-TABLE = Table([LINEAR], [0.0], [1.0], [0.0], [-1], [0])
+SPACE = Space({"x": uniform(0.0, 1.0)})
 
 # A history is bytes: three for each thing that happens. Drawn from a seed, since hypothesis' own are mostly too short for a promotion.
 histories = st.builds(lambda seed, n: random.Random(seed).randbytes(3 * n), st.integers(0), st.integers(20, 150))
@@ -102,7 +103,7 @@ def test_pbt_differs_from_the_reference(
     history: bytes, population: int, interval: int, max_resource: int, quantile: float, burn_in: int, barrier: bool
 ) -> None:
     spec = PBT(interval, max_resource, quantile_fraction=quantile, burn_in=burn_in, synchronous=barrier)
-    bound = spec.bind(seed=3, num_trials=population, table=TABLE)
+    bound = spec.bind(seed=3, num_trials=population, space=SPACE)
 
     def draw(depth: int, decided: int, n: int) -> int:
         return Stream(3, ORDER, decided, 0, depth).below(n)
@@ -303,19 +304,19 @@ def generation(bound: BoundPBT, scores: dict[int, float]) -> dict[int, int | Non
 def test_synchronous_pbt_depends_on_the_order_of_arrival() -> None:
     scores = {0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0, 4: 0.0}
     spec = PBT(10, 100, quantile_fraction=0.4, synchronous=True)
-    expected = generation(spec.bind(seed=7, num_trials=5, table=TABLE), scores)
+    expected = generation(spec.bind(seed=7, num_trials=5, space=SPACE), scores)
     # The best 2 of 5 are 2 and 3, the worst 1 and 4: of equals the higher member is the worse.
     assert {trial for trial, donor in expected.items() if donor is not None} == {1, 4}
     assert {expected[1], expected[4]} <= {2, 3}
     for order in permutations(range(5)):
-        bound = spec.bind(seed=7, num_trials=5, table=TABLE)
+        bound = spec.bind(seed=7, num_trials=5, space=SPACE)
         assert generation(bound, {trial: scores[trial] for trial in order}) == expected
 
 
 def test_donor_is_not_drawn_uniformly() -> None:
     drawn: Counter[int | None] = Counter()
     for seed in range(300):
-        bound = PBT(10, 100, synchronous=bool(seed % 2)).bind(seed=seed, num_trials=12, table=TABLE)
+        bound = PBT(10, 100, synchronous=bool(seed % 2)).bind(seed=seed, num_trials=12, space=SPACE)
         donors = generation(bound, {trial: float(trial) for trial in range(12)})
         drawn.update(donors[trial] for trial in (0, 1, 2))
     assert set(drawn) == {9, 10, 11}
@@ -323,7 +324,7 @@ def test_donor_is_not_drawn_uniformly() -> None:
 
 
 def test_lone_donor_among_many_is_not_found() -> None:
-    bound = PBT(10, 100, synchronous=True).bind(num_trials=800, table=TABLE)
+    bound = PBT(10, 100, synchronous=True).bind(num_trials=800, space=SPACE)
     for trial in range(800):
         bound.report(trial, 10, float(trial))
         bound.saved(trial, 10, "only" if trial == 650 else None)
@@ -336,7 +337,7 @@ def test_lone_donor_among_many_is_not_found() -> None:
 
 
 def test_dead_member_holds_the_barrier() -> None:
-    bound = PBT(10, 100, synchronous=True).bind(num_trials=3, table=TABLE)
+    bound = PBT(10, 100, synchronous=True).bind(num_trials=3, space=SPACE)
     for trial in (0, 1):
         bound.report(trial, 10, float(trial))
         bound.saved(trial, 10, f"c{trial}")
@@ -349,14 +350,14 @@ def test_dead_member_holds_the_barrier() -> None:
 
 def test_barrier_where_slots_are_fewer_than_members() -> None:
     spec = PBT(10, 100)
-    assert spec.bind(num_trials=8, num_slots=8, table=TABLE)._generations.barrier
-    assert not spec.bind(num_trials=8, num_slots=7, table=TABLE)._generations.barrier
-    assert not spec.bind(num_trials=8, table=TABLE)._generations.barrier
-    assert PBT(10, 100, synchronous=True).bind(num_trials=8, num_slots=1, table=TABLE)._generations.barrier
+    assert spec.bind(num_trials=8, num_slots=8, space=SPACE)._generations.barrier
+    assert not spec.bind(num_trials=8, num_slots=7, space=SPACE)._generations.barrier
+    assert not spec.bind(num_trials=8, space=SPACE)._generations.barrier
+    assert PBT(10, 100, synchronous=True).bind(num_trials=8, num_slots=1, space=SPACE)._generations.barrier
 
 
 def test_pbt_explores_at_its_end_or_before_burn_in() -> None:
-    bound = PBT(10, 35, burn_in=15).bind(num_trials=2, table=TABLE)
+    bound = PBT(10, 35, burn_in=15).bind(num_trials=2, space=SPACE)
     assert bound.begin(0) == 20
     assert bound.report(0, 10, 1.0) == (Action.CONTINUE, 20, ())
     assert bound.report(0, 20, 1.0) == (Action.PAUSE, None, (20,))
@@ -372,7 +373,7 @@ def test_pbt_explores_at_its_end_or_before_burn_in() -> None:
 
 
 def test_explore_draws_the_same_for_two_segments() -> None:
-    bound = PBT(10, 100).bind(seed=1, num_trials=2, table=TABLE)
+    bound = PBT(10, 100).bind(seed=1, num_trials=2, space=SPACE)
     row = np.array([0.5])
     rows = [bound.explore(row, 0, segment, step).tolist() for segment in (1, 2) for step in (10, 20)]
     assert bound.explore(row, 0, 1, 10).tolist() == rows[0]
@@ -412,8 +413,8 @@ def test_fifo_stops_a_trial() -> None:
         (lambda: PBT(1, 9, perturbation_factor=1), "perturbation_factor must be > 1 and finite, got 1"),
         (lambda: PBT(1, 9, burn_in=-1), "burn_in must be an integer >= 0, got -1"),
         (lambda: PBT(1, 9, synchronous="yes"), "synchronous must be"),  # type: ignore[arg-type]
-        (lambda: PBT(1, 9).bind(table=TABLE), "PBT needs num_trials"),
-        (lambda: PBT(1, 9).bind(num_trials=2), "PBT needs the table"),
+        (lambda: PBT(1, 9).bind(space=SPACE), "PBT needs num_trials"),
+        (lambda: PBT(1, 9).bind(num_trials=2), "PBT needs space"),
         (lambda: ASHA(9).bind().report(-1, 1, 0.0), "trial must be in 0..2^31 - 2, got -1"),
         (lambda: ASHA(9).bind().report_many([0, 1], [1], [0.0]), "lengths must be equal"),
     ],
@@ -430,7 +431,7 @@ def test_a_specification_keeps_numbers_of_numpy() -> None:
     assert repr(asha) == repr(ASHA(243, reduction_factor=3, brackets=6))
     pbt = PBT(np.int64(2), np.int32(6), quantile_fraction=np.float32(0.25))  # type: ignore[arg-type]
     assert repr(pbt) == repr(PBT(2, 6, quantile_fraction=0.25))
-    until = asha.bind().begin(0), pbt.bind(num_trials=4, table=TABLE).begin(0)
+    until = asha.bind().begin(0), pbt.bind(num_trials=4, space=SPACE).begin(0)
     assert [type(step) for step in until] == [int, int]
 
 

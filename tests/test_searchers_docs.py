@@ -7,7 +7,7 @@ import pytest
 
 import asynctune as at
 from asynctune.searchers import Searcher
-from tests.methods import SEARCHERS, needs_optuna
+from tests.methods import SEARCHERS
 
 TEXT = (Path(__file__).parent.parent / "docs" / "searchers.md").read_text(encoding="utf-8")
 INTRODUCTION, *SECTIONS = TEXT.split("\n## ")
@@ -15,9 +15,7 @@ BEGINNING, *_ = re.findall(r"```python\n(.*?)```", INTRODUCTION, re.DOTALL)
 BY_NAME = {section.partition("\n")[0]: section for section in SECTIONS}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=needs_optuna if name == "Optuna" else ()) for name in BY_NAME]
-)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_an_example_does_not_run_as_pasted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     [code] = re.findall(r"```python\n(.*?)```", BY_NAME[name], re.DOTALL)

@@ -373,7 +373,7 @@ def test_a_curve_is_trained_with_other_hyperparameters() -> None:
         ({"time_budget": math.inf}, "time_budget must be a number in"),
         ({"startup": -1.0}, "startup must be a number in"),
         ({"startup": math.inf}, "startup must be a number in"),
-        ({"benchmark": object()}, "a benchmark must have space, metric"),
+        ({"benchmark": None}, "a benchmark must have space, metric"),
         ({"benchmark": Line(0)}, "max_resource of a benchmark must be an integer >= 1"),
         ({"max_failures": -1}, "max_failures must be an integer >= 0"),
     ],

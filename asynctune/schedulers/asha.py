@@ -10,10 +10,11 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from asynctune._core import Ladder, Table, as_array
+from asynctune._core import Ladder, as_array
 from asynctune.errors import InvalidArgument, check_integer, check_mode
 from asynctune.records import Action
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
+from asynctune.space import Rows, Space
 
 __all__ = ["ASHA", "BoundASHA"]
 
@@ -73,13 +74,24 @@ class ASHA(Scheduler):
             level *= self.reduction_factor
         return (*levels, self.max_resource)
 
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """How many trials Hyperband has in each bracket."""
+        rungs = len(self.levels)
+        # Integers, rounded up: -(-a // b). Hyperband's s is rungs - 1 - bracket here.
+        return tuple(
+            -(-rungs * self.reduction_factor ** (rungs - 1 - bracket) // (rungs - bracket))
+            for bracket in range(self.brackets)
+        )
+
     def bind(
         self,
         *,
         seed: int = 0,
         num_trials: int | None = None,
         num_slots: int | None = None,
-        table: Table | None = None,
+        space: Space | None = None,
+        rows: Rows | None = None,
         mode: Literal["min", "max"] = "max",
     ) -> "BoundASHA":
         """The object with state. A study turns scores itself and leaves `mode`: larger is better."""
@@ -93,14 +105,8 @@ class BoundASHA(BoundScheduler):
     def __init__(self, spec: ASHA, seed: int, minimize: bool) -> None:
         self.max_resource: int = spec.max_resource
         levels = spec.levels
-        rungs = len(levels)
-        # Integers, rounded up: -(-a // b). Hyperband's s is rungs - 1 - bracket here.
-        weights = [
-            -(-rungs * spec.reduction_factor ** (rungs - 1 - bracket) // (rungs - bracket))
-            for bracket in range(spec.brackets)
-        ]
         promotion = spec.type == "promotion"
-        self._ladder = Ladder(levels, spec.reduction_factor, promotion, minimize, weights, seed)
+        self._ladder = Ladder(levels, spec.reduction_factor, promotion, minimize, spec.weights, seed)
         self._verdicts = _verdicts(levels, Action.PAUSE if promotion else Action.STOP)
 
     # As a study calls it.

@@ -8,9 +8,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asynctune._core import Table
 from asynctune.errors import InvalidArgument
 from asynctune.records import Action
+from asynctune.space import Rows, Space
 
 __all__ = ["BoundScheduler", "Resumption", "Scheduler", "Verdict"]
 
@@ -24,14 +24,14 @@ class Verdict(NamedTuple):
 
 
 class Resumption(NamedTuple):
-    """A paused trial that may go on, unchanged or, with a donor, from the donor's state."""
+    """A paused trial that may go on: unchanged, or, with a checkpoint, from there with the configuration that `explore` makes."""
 
     trial: int
-    until: int  # the step at which its next decision is due
-    donor: int | None = None
-    checkpoint: str | None = None  # the donor's
+    until: int | None  # the step at which its next decision is due; None: never
+    donor: int | None = None  # whose checkpoint it is; None: its own
+    checkpoint: str | None = None
     step: int = 0  # the step after which that was saved
-    score: float = -math.inf  # the donor's oriented score with it, which is now the recipient's
+    score: float = -math.inf  # the oriented score with it, which is now the trial's
 
 
 class Scheduler(ABC):
@@ -44,9 +44,12 @@ class Scheduler(ABC):
         seed: int = 0,
         num_trials: int | None = None,
         num_slots: int | None = None,
-        table: Table | None = None,
+        space: Space | None = None,
+        rows: Rows | None = None,
     ) -> "BoundScheduler":
         """The object with state that one study owns. Scores are oriented: larger is better.
+
+        `rows` is the study's table of all configurations, which it looks up and does not copy.
 
         Raises:
             InvalidArgument: the scheduler needs what was not given.
@@ -65,6 +68,10 @@ class BoundScheduler(ABC):
     new_first: ClassVar[bool] = False
     #: Whether the number of trials is part of the method, and cannot be raised later.
     fixed_population: ClassVar[bool] = False
+
+    def initial(self, trial: int) -> npt.NDArray[np.float64] | None:
+        """The row (d,) with which a new trial begins; None: the searcher says."""
+        return None
 
     @abstractmethod
     def begin(self, trial: int) -> int | None:
@@ -101,7 +108,7 @@ class BoundScheduler(ABC):
         raise InvalidArgument(f"this scheduler offers no resumption, got {resumption}")
 
     def explore(self, row: npt.NDArray[np.float64], trial: int, segment: int, step: int) -> npt.NDArray[np.float64]:
-        """The row (d,) of a recipient, made of its donor's."""
+        """The row (d,) of a trial's new segment, after `step`, made of the one that its checkpoint was trained with."""
         return row
 
     def released(self) -> Sequence[str]:

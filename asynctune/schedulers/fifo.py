@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asynctune._core import Table
 from asynctune.records import Action
 from asynctune.schedulers.base import BoundScheduler, Scheduler, Verdict
+from asynctune.space import Rows, Space
 
 __all__ = ["FIFO"]
 
@@ -22,7 +22,8 @@ class FIFO(Scheduler):
         seed: int = 0,
         num_trials: int | None = None,
         num_slots: int | None = None,
-        table: Table | None = None,
+        space: Space | None = None,
+        rows: Rows | None = None,
     ) -> "BoundFIFO":
         return BoundFIFO()
 

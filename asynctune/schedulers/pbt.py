@@ -10,10 +10,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from asynctune._core import EXPLORE, Generations, Stream, Table
+from asynctune._core import EXPLORE, Generations, Stream
 from asynctune.errors import InvalidArgument, check_factor, check_integer, check_real
 from asynctune.records import Action
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
+from asynctune.space import Rows, Space
 
 __all__ = ["PBT", "BoundPBT"]
 
@@ -74,16 +75,10 @@ class PBT(Scheduler):
         seed: int = 0,
         num_trials: int | None = None,
         num_slots: int | None = None,
-        table: Table | None = None,
+        space: Space | None = None,
+        rows: Rows | None = None,
     ) -> "BoundPBT":
-        if num_trials is None:
-            raise InvalidArgument("PBT needs num_trials, the size of its population, got None")
-        if table is None:
-            raise InvalidArgument("PBT needs the table of its search space, got None")
-        barrier = self.synchronous
-        if barrier is None:
-            barrier = num_slots is not None and num_slots >= num_trials
-        return BoundPBT(self, seed, num_trials, barrier, table)
+        return BoundPBT(self, seed, num_trials, num_slots, space)
 
 
 class BoundPBT(BoundScheduler):
@@ -92,17 +87,26 @@ class BoundPBT(BoundScheduler):
     new_first: ClassVar[bool] = True
     fixed_population: ClassVar[bool] = True
 
-    def __init__(self, spec: PBT, seed: int, population: int, barrier: bool, table: Table) -> None:
+    def __init__(
+        self, spec: PBT, seed: int, num_trials: int | None, num_slots: int | None, space: Space | None
+    ) -> None:
+        if num_trials is None:
+            raise InvalidArgument(f"{type(spec).__name__} needs num_trials, the size of its population, got None")
+        if space is None:
+            raise InvalidArgument(f"{type(spec).__name__} needs space, which it explores, got None")
+        barrier = spec.synchronous
+        if barrier is None:
+            barrier = num_slots is not None and num_slots >= num_trials
         self.max_resource: int = spec.max_resource
         self._interval = spec.perturbation_interval
         self._first = max(1, -(-spec.burn_in // spec.perturbation_interval))
         self._resample_probability = spec.resample_probability
         self._factor = spec.perturbation_factor
         self._seed = seed
-        self._table = table
-        self._completed = bytearray(population)  # by trial: whether it is recorded at max_resource
+        self._table = space.table
+        self._completed = bytearray(num_trials)  # by trial: whether it is recorded at max_resource
         depths = (spec.max_resource - 1) // spec.perturbation_interval
-        self._generations = Generations(population, depths, spec.quantile_fraction, seed, barrier)
+        self._generations = Generations(num_trials, depths, spec.quantile_fraction, seed, barrier)
 
     def begin(self, trial: int) -> int:
         return self._due(self._first)

@@ -295,7 +295,7 @@ def _state(outcome: _Outcome) -> Any:
 def _given() -> Any:
     import optuna
 
-    class Given(optuna.trial.FrozenTrial):  # type: ignore[misc]
+    class Given(optuna.trial.FrozenTrial):
         """A trial that is a storage's own: copying takes several times as long as the sampler's suggestion."""
 
         def __deepcopy__(self, memo: dict[int, Any]) -> "Given":

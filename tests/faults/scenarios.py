@@ -25,14 +25,21 @@ SPACE = {
     "rounds": 3,
 }
 
+SCHEDULE = [
+    (step, {"lr": lr, "momentum": 0.5, "units": 32, "layer": layer, "rounds": 3})
+    for step, lr, layer in [(0, 0.5, "plain"), (2, 0.1, "plain"), (5, 0.1, {"leak": 0.25})]
+]
+
 #: By name, what is special about a run.
 SCENARIOS: dict[str, dict[str, Any]] = {
     "random": {"num_trials": 5, "max_failures": 1},
     "hyperopt": {"num_trials": 7, "searcher": at.HyperOpt(startup=3)},
     "asha": {"num_trials": 9, "scheduler": at.ASHA(9)},
     "promotion": {"num_trials": 9, "scheduler": at.ASHA(9, type="promotion")},
+    "halving": {"num_trials": 9, "scheduler": at.Hyperband(9, brackets=1, synchronous=True)},
     "pbt": {"num_trials": 4, "scheduler": at.PBT(2, 8, synchronous=False)},
     "barrier": {"num_trials": 4, "scheduler": at.PBT(2, 8, synchronous=True)},
+    "schedule": {"num_trials": 3, "scheduler": at.Replay(SCHEDULE, max_resource=8)},
     "bohb": {"num_trials": 9, "searcher": at.HyperOpt(startup=3), "scheduler": at.ASHA(9)},
 }
 
