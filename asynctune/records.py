@@ -107,6 +107,8 @@ class Header(Record, frozen=True, kw_only=True):
     searcher: str
     scheduler: str
     slots: Int64
+    points_to_evaluate: str = "none"  # their number and a digest, by which they are known again
+    observations: str = "none"  # the same
 
 
 class Suggested(Record, frozen=True, kw_only=True):

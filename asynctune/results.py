@@ -24,6 +24,7 @@ import numpy as np
 from asynctune import logs
 from asynctune.errors import AsynctuneError, InvalidArgument, JournalError, RunFailed, check_integer
 from asynctune.journal import records_at, scan
+from asynctune.observations import Observation, Observations, listed
 from asynctune.records import (
     COMPLETED,
     FAILED,
@@ -50,7 +51,7 @@ from asynctune.records import (
 from asynctune.rundir import JOURNAL, checkpoint_path, is_directory, log_file
 from asynctune.tape import Tape
 
-__all__ = ["Result", "Segment", "TrialResult", "Trials", "flat", "printable"]
+__all__ = ["Result", "Segment", "TrialResult", "Trials", "flat", "observed", "printable"]
 
 
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(\x1b\\|\x07|$)|[ -/]*[0-~])", re.DOTALL)
@@ -429,7 +430,7 @@ class Result:
     stopping: str | None
 
     @classmethod
-    def load(cls, run_dir: Path | str) -> "Result":
+    def load(cls, run_dir: str | os.PathLike[str]) -> "Result":
         """Read the run in `run_dir`, which may still go on. Nothing in the directory is executed.
 
         Raises:
@@ -503,6 +504,29 @@ class Result:
         numbers = np.flatnonzero(among)
         scores = values[numbers]
         return self.trials[int(numbers[scores.argmax() if self.mode == "max" else scores.argmin()])]
+
+    def observations(self, metric: str | None = None) -> list[Observation]:
+        """What its trials have scored, as `observations` of another run takes it: all their reports of a metric, by default the run's own.
+
+        Trials that were trained with more than one configuration are left out: their values are of none of them.
+
+        Raises:
+            InvalidArgument: no trial has reported this metric.
+            JournalError: the journal cannot be read any more.
+        """
+        metric = self.metric if metric is None else metric
+        observations, reported, named = [], False, False
+        for trial in self.trials:
+            reports = trial.reports
+            values = {int(report["step"]): report[metric] for report in reports if metric in report}
+            reported, named = reported or bool(reports), named or bool(values)
+            if trial.state is FAILED:
+                values[trial.step + 1] = math.nan
+            if values and len(trial.lineage) == 1:
+                observations.append(Observation(trial.config, values, trial.state is COMPLETED))
+        if reported and not named:
+            raise InvalidArgument(f"metric must be one that {self!r} has reported, got {metric!r}")
+        return observations
 
     def schedule(self, trial: int) -> list[tuple[int, Config]]:
         """With which configurations a trial was trained to where it stands: (step, config), each from after that step on, the first from 0.
@@ -608,3 +632,13 @@ class Result:
 
 def _named(run_dir: Path | None) -> str:
     return "a simulation" if run_dir is None else repr(os.fspath(run_dir))
+
+
+def observed(observations: Observations | str | os.PathLike[str], metric: str) -> list[Observation]:
+    """The `observations` of a run one by one, those of an earlier run's directory included.
+
+    Raises:
+        InvalidArgument: they are not observations at all, or there is no run in the directory.
+        JournalError: its journal is damaged.
+    """
+    return listed(Result.load(observations) if isinstance(observations, str | os.PathLike) else observations, metric)

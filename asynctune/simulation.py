@@ -21,14 +21,15 @@ import numpy.typing as npt
 from asynctune import journal
 from asynctune._core import SEED, Stream
 from asynctune.errors import InvalidArgument, check_integer, check_real
+from asynctune.observations import Observations
 from asynctune.records import (
     CONTINUE,
     PAUSE,
     STOP,
+    Config,
     Decided,
     Failed,
     Finished,
-    Header,
     Left,
     Record,
     Reported,
@@ -37,7 +38,7 @@ from asynctune.records import (
     Stopping,
     Suggested,
 )
-from asynctune.results import Result
+from asynctune.results import Result, observed
 from asynctune.rundir import JOURNAL
 from asynctune.schedulers import Scheduler
 from asynctune.searchers import Searcher
@@ -110,6 +111,8 @@ def simulate(
     max_failures: int = 0,
     startup: float = 0.0,
     run_dir: str | os.PathLike[str] | None = None,
+    points_to_evaluate: Sequence[Config] = (),
+    observations: Observations | str | os.PathLike[str] = (),
 ) -> Result:
     """Run a study on a benchmark under a virtual clock: `at.run` without workers, in the time that decisions take.
 
@@ -118,7 +121,7 @@ def simulate(
 
     Args:
         benchmark: a `CurveBenchmark` such as `at.Tabular`, or a `StepBenchmark`.
-        searcher, scheduler, num_trials, seed, max_failures: as `at.run` has them. Without `num_trials`, steps have to take time.
+        searcher, scheduler, num_trials, seed, max_failures, points_to_evaluate, observations: as `at.run` has them. Without `num_trials`, steps have to take time.
         num_slots: how many trials run at a time, an integer >= 1.
         time_budget: virtual seconds after which the run ends; what runs then pauses at its next report.
         startup: virtual seconds that each start costs before the first step, unless the trial goes on in the slot that still holds it.
@@ -152,17 +155,10 @@ def simulate(
         seed=seed,
         max_failures=max_failures,
         num_slots=num_slots,
+        points_to_evaluate=points_to_evaluate,
+        observations=observed(observations, benchmark.metric),
     )
-    header = Header(
-        metric=study.metric,
-        mode=study.mode,
-        num_trials=num_trials,
-        seed=seed,
-        space=study.space.describe(),
-        searcher=repr(study.searcher),
-        scheduler=repr(study.scheduler),
-        slots=num_slots,
-    )
+    header = study.header(num_slots)
     simulation = _Simulation(study, benchmark, num_slots, startup, time_budget)
     records = itertools.chain([header], simulation.run())
     if run_dir is None:

@@ -310,11 +310,17 @@ def assemble(columns: Sequence[Column], value: Callable[[int, Column], float]) -
 
 
 class Rows:
-    """The configurations of a study's trials, (n, d) float64, in one array that grows where it lies."""
+    """The configurations of a study's trials, (n, d) float64, in one array that grows where it lies.
 
-    def __init__(self, width: int) -> None:
+    before: rows (d,) of what is known already. They count as trials before the first: the last of them is -1.
+    """
+
+    def __init__(self, width: int, before: Sequence[Row] = ()) -> None:
         self._width = width
         self._numbers = array("d")
+        self._before = len(before)
+        for row in before:
+            self.append(row)
 
     def append(self, row: Row) -> None:
         """Add the row (d,) of the next trial."""
@@ -322,16 +328,16 @@ class Rows:
 
     def __getitem__(self, trial: int) -> Row:
         """A copy of a trial's row (d,)."""
-        start = trial * self._width
+        start = (trial + self._before) * self._width
         return np.frombuffer(self._numbers[start : start + self._width])
 
     def __setitem__(self, trial: int, row: Row) -> None:
-        start = trial * self._width
+        start = (trial + self._before) * self._width
         self._numbers[start : start + self._width] = array("d", row.tobytes())
 
     def take(self, trials: Sequence[int]) -> Row:
         """A copy of the rows of at least one trial, (len(trials), d)."""
-        return np.frombuffer(self._numbers).reshape(-1, self._width)[list(trials)]
+        return np.frombuffer(self._numbers).reshape(-1, self._width)[[trial + self._before for trial in trials]]
 
 
 class Space:

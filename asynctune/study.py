@@ -8,13 +8,14 @@ simulation drive the same object, and the same list of records always leads to t
 import math
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from asynctune._core import SEED, Stream
 from asynctune.errors import AsynctuneError, InvalidArgument, check_integer, check_mode
+from asynctune.observations import Known, Observation, Observations, check, encode, fingerprint, listed
 from asynctune.records import (
     COMPLETED,
     CONTINUE,
@@ -27,9 +28,11 @@ from asynctune.records import (
     STOP,
     STOPPED,
     Action,
+    Config,
     Decided,
     Failed,
     Finished,
+    Header,
     Left,
     Lost,
     Record,
@@ -142,6 +145,10 @@ class Study:
         seed: an integer >= 0. The same seed and the same order of records give the same decisions.
         max_failures: how often a trial that failed is tried again, from its last checkpoint.
         num_slots: how many trials run at a time, where known (PBT waits at its intervals if every member has a slot).
+        points_to_evaluate: configurations of the first trials, in this order; the searcher's come after them.
+        observations: what is known already, for the searcher to learn from: `(config, value)` or `(config, {step: value})` pairs, the result of
+            another run, or another study. A value counts at the highest level that its step has reached (a rung, an interval), the first
+            one there; a final value at the highest of all. Trials that were trained with more than one configuration are left out.
 
     Raises:
         InvalidArgument: an argument breaks its rule.
@@ -161,6 +168,8 @@ class Study:
         seed: int = 0,
         max_failures: int = 0,
         num_slots: int | None = None,
+        points_to_evaluate: Sequence[Config] = (),
+        observations: Observations = (),
     ) -> None:
         if not isinstance(metric, str) or not metric:
             raise InvalidArgument(f"metric must be the name of a reported metric, got {metric!r}")
@@ -179,21 +188,39 @@ class Study:
         self.space = space if isinstance(space, Space) else Space(space)
         self.metric = metric
         self.mode = mode
+        self._points = encode(points_to_evaluate, self.space)
+        known = check(listed(observations, metric), self.space)
+        rows = [observation.row for observation in known]
+        self._given = fingerprint(self._points), fingerprint(rows, [observation[1:] for observation in known])
         size = searcher.size(self.space)
-        if size is not None and num_trials is not None and num_trials > size:
-            raise InvalidArgument(f"num_trials must be <= the {size} configurations of {searcher!r}, got {num_trials}")
+        if size is not None:
+            size += len(self._points)
+            if num_trials is not None and num_trials > size:
+                raise InvalidArgument(
+                    f"num_trials must be <= the {size} configurations of {searcher!r}, got {num_trials}"
+                )
         self.num_trials = size if num_trials is None else num_trials
+        if self.num_trials is not None and len(self._points) > self.num_trials:
+            raise InvalidArgument(
+                f"points_to_evaluate must be at most num_trials = {self.num_trials} configurations, got {len(self._points)}"
+            )
         self.seed = seed
         self.max_failures = max_failures
         self._sign = 1.0 if mode == "max" else -1.0
         self.searcher = searcher
         self.scheduler = scheduler
-        self._rows = Rows(len(self.space.names))  # by trial
+        self._rows = Rows(len(self.space.names), rows)  # by trial
         self._values = array("d")  # by trial: the last one reported, NaN before
         self._searcher = searcher.bind(space=self.space, seed=seed, num_trials=self.num_trials, rows=self._rows)
         self._scheduler = scheduler.bind(
             seed=seed, num_trials=self.num_trials, num_slots=num_slots, space=self.space, rows=self._rows
         )
+        if self._points and self._scheduler.initial(0) is not None:
+            raise InvalidArgument(
+                f"points_to_evaluate cannot be tried with {scheduler!r}, which has configurations of its own"
+            )
+        for trial, observation in enumerate(known, -len(known)):
+            self._learn(trial, observation)
         self._trials: list[_Trial] = []
         self._new: OrderedDict[int, None] = (
             OrderedDict()
@@ -251,8 +278,8 @@ class Study:
 
     def suggestion(self, trial: int) -> Suggestion:
         """The call that finds the configuration of a new trial, a row (d,), from what is known now."""
-        initial = self._scheduler.initial(trial)
-        return self._searcher.prepare(trial) if initial is None else initial.copy
+        initial = self._points[trial] if trial < len(self._points) else self._scheduler.initial(trial)
+        return self._searcher.prepare(trial - len(self._points)) if initial is None else initial.copy
 
     @property
     def done(self) -> bool:
@@ -284,6 +311,22 @@ class Study:
         """How many trials there are so far; their ids count from 0."""
         return len(self._trials)
 
+    def header(self, slots: int) -> Header:
+        """What a run of it in so many slots is about."""
+        points_to_evaluate, observations = self._given
+        return Header(
+            metric=self.metric,
+            mode=self.mode,
+            num_trials=self.num_trials,
+            seed=self.seed,
+            space=self.space.describe(),
+            searcher=repr(self.searcher),
+            scheduler=repr(self.scheduler),
+            slots=slots,
+            points_to_evaluate=points_to_evaluate,
+            observations=observations,
+        )
+
     def state(self, trial: int) -> TrialState:
         return self._known(trial).state
 
@@ -302,6 +345,19 @@ class Study:
         """The configuration of the trial's present segment, decoded afresh."""
         self._known(trial)
         return self.space.decode(self._rows[trial])
+
+    def observations(self, metric: str | None = None) -> list[Observation]:
+        """What its trials have scored, as `observations` of another study takes it: the last values, since a study keeps no others.
+
+        `metric` is its own, or None. Raises `InvalidArgument` if it is another.
+        """
+        if metric not in (None, self.metric):
+            raise InvalidArgument(f"metric must be the study's own, {self.metric!r}, got {metric!r}")
+        return [
+            Observation(self.config(number), {trial.step: self._values[number]}, trial.state is COMPLETED)
+            for number, trial in enumerate(self._trials)
+            if trial.step and not trial.segment
+        ]
 
     def trial_seed(self, trial: int) -> int:
         """The seed that user code gets, 0 <= seed < 2**31; the same in every segment and attempt."""
@@ -435,8 +491,9 @@ class Study:
             return self._offer_pending(self._new, slot, time)
         if not self._may_grow():
             return None
-        number = len(self._trials)
-        return Suggest(number, self._searcher.slow(number))
+        trial = len(self._trials)
+        number = trial - len(self._points)
+        return Suggest(trial, number >= 0 and self._searcher.slow(number))
 
     def _offer_paused(self, slot: int, time: float) -> Started | None:
         if not self._counts[PAUSED]:
@@ -645,6 +702,17 @@ class Study:
         return effects
 
     # Upkeep.
+
+    def _learn(self, trial: int, known: Known) -> None:
+        """The searcher hears of a trial before the first what it would hear of one of the run."""
+        self._searcher.started(trial)
+        # From the last step to the first, which stays.
+        values = {level: value for step, value in reversed(known.values) if (level := self._scheduler.level(step))}
+        if known.final is not None and (self.max_resource is None or not known.values):
+            values[self.max_resource or 0] = known.final
+        for level in sorted(values):
+            self._searcher.observe(trial, level, self._sign * values[level])
+        self._searcher.ended(trial, known.failed)
 
     def check_num_trials(self, num_trials: int | None) -> None:
         """Raise `InvalidArgument` unless the study may go on with so many trials: it may with as many, or with more."""

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,9 +18,10 @@ from asynctune import _wire as wire
 from asynctune.engine import Engine
 from asynctune.errors import AsynctuneError, InvalidArgument, check_integer
 from asynctune.journal import Journal
+from asynctune.observations import Observations
 from asynctune.progress import Progress
-from asynctune.records import Header, Record, Reported
-from asynctune.results import Result, printable
+from asynctune.records import Config, Header, Record, Reported
+from asynctune.results import Result, observed, printable
 from asynctune.resume import Replay
 from asynctune.rundir import JOURNAL
 from asynctune.schedulers import Scheduler
@@ -58,6 +59,9 @@ class Tuner:
             Space, metric, mode, searcher, scheduler and seed must be the same; `num_trials` and `time_budget` may be raised, all else
             may change. Trials that ran go on from their last checkpoint; steps reported again count once.
         seed: an integer >= 0.
+        points_to_evaluate: configurations to try first, in this order; they count as trials, of which there must be as many.
+        observations: what is known already, for the searcher to learn from: a list of `(config, value)` or `(config, {step: value})`,
+            a `Result`, the directory of an earlier run, or a `Study`. They are no trials of this run, and its scheduler does not see them.
         stop_when: called with each `reported` event; True ends the run.
         time_budget: seconds after which the run ends, those before it was resumed included; what runs pauses at its next report.
         trial_timeout: seconds from a trial's start in a slot after which it has failed, and its worker is killed; default: none.
@@ -90,6 +94,8 @@ class Tuner:
         run_dir: str | os.PathLike[str] | None = None,
         resume: bool | Literal["auto"] = False,
         seed: int = 0,
+        points_to_evaluate: Sequence[Config] = (),
+        observations: Observations | str | os.PathLike[str] = (),
         stop_when: Callable[[Reported], bool] | None = None,
         time_budget: float | None = None,
         trial_timeout: float | None = None,
@@ -142,6 +148,8 @@ class Tuner:
             scheduler=scheduler,
             seed=seed,
             max_failures=max_failures,
+            points_to_evaluate=points_to_evaluate,
+            observations=observed(observations, metric),
         )
         self._study = self._bind(num_trials=num_trials, num_slots=len(specs))
         num_trials = self._study.num_trials
@@ -150,16 +158,7 @@ class Tuner:
                 "num_trials must be given, or else a time_budget or a searcher that comes to an end: Grid"
             )
         self._specs = specs[:num_trials]
-        self._header = Header(
-            metric=metric,
-            mode=mode,
-            num_trials=num_trials,
-            seed=seed,
-            space=self._study.space.describe(),
-            searcher=repr(self._study.searcher),
-            scheduler=repr(self._study.scheduler),
-            slots=len(self._specs),
-        )
+        self._header = self._study.header(len(self._specs))
         shape = slots if isinstance(slots, Slots) else Slots()
         self._load = (
             None if self.inline else wire.Load(_pickled(train), sys.path, os.getcwd(), preload=list(shape.preload))
@@ -326,7 +325,7 @@ class Tuner:
         ours = self._header
         differences = [
             f"{name} was {getattr(header, name)} and is {getattr(ours, name)}"
-            for name in ("metric", "mode", "searcher", "scheduler", "seed")
+            for name in ("metric", "mode", "searcher", "scheduler", "seed", "points_to_evaluate", "observations")
             if getattr(header, name) != getattr(ours, name)
         ]
         if list(header.space.items()) != list(ours.space.items()):

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "asynctune"
 LAYERS = [
     ["errors", "supervisor", "_core"],
     ["_wire", "space", "records", "rundir", "logs"],
-    ["worker", "torch", "searchers", "slots", "population", "checkpoints", "references", "tabular"],
+    ["worker", "torch", "searchers", "slots", "population", "checkpoints", "references", "tabular", "observations"],
     ["schedulers", "processes", "advisor", "lock", "journal", "tape", "results"],
     ["study", "resume", "watch", "progress", "slot", "gate"],
     ["engine", "tuner", "simulation"],

@@ -14,7 +14,7 @@ import asynctune
 
 ROOT = Path(__file__).parent.parent
 CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-QUICK_START, _, RESUMED, ASK_AND_TELL, POPULATION = CODE
+QUICK_START, _, RESUMED, ASK_AND_TELL, POPULATION, SIMULATION = CODE
 
 IN_A_NOTEBOOK = f"""
 import asyncio
@@ -90,3 +90,11 @@ def test_a_population_runs_as_pasted_and_finds_its_minimum() -> None:
     names: dict[str, object] = {}
     exec(POPULATION, names)
     assert abs(np.asarray(names["x"]) - 3).mean() < 0.1
+
+
+def test_a_simulation_runs_as_pasted() -> None:
+    names: dict[str, object] = {}
+    exec(SIMULATION, names)
+    result = names["result"]
+    assert isinstance(result, asynctune.Result)
+    assert result.best.value is not None and result.best.value > 95

@@ -26,5 +26,6 @@ def test_an_example_does_not_run_as_pasted(name: str, tmp_path: Path, monkeypatc
 
 
 def test_a_searcher_has_no_section() -> None:
-    assert {name.lower() for name in BY_NAME} == SEARCHERS.keys()
-    assert all(issubclass(getattr(at, name), Searcher) for name in BY_NAME)
+    names = BY_NAME.keys() - {"What is known already"}
+    assert {name.lower() for name in names} == SEARCHERS.keys()
+    assert all(issubclass(getattr(at, name), Searcher) for name in names)

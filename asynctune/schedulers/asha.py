@@ -3,6 +3,7 @@
 Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020 (arXiv:1810.05934).
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -16,7 +17,7 @@ from asynctune.records import Action
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 from asynctune.space import Rows, Space
 
-__all__ = ["ASHA", "BoundASHA"]
+__all__ = ["ASHA", "BoundASHA", "highest"]
 
 Scalar = TypeVar("Scalar", np.int64, np.float64)
 
@@ -104,7 +105,7 @@ class BoundASHA(BoundScheduler):
 
     def __init__(self, spec: ASHA, seed: int, minimize: bool) -> None:
         self.max_resource: int = spec.max_resource
-        levels = spec.levels
+        self._levels = levels = spec.levels
         promotion = spec.type == "promotion"
         self._ladder = Ladder(levels, spec.reduction_factor, promotion, minimize, spec.weights, seed)
         self._verdicts = _verdicts(levels, Action.PAUSE if promotion else Action.STOP)
@@ -116,6 +117,9 @@ class BoundASHA(BoundScheduler):
 
     def report(self, trial: int, step: int, score: float) -> Verdict:
         return self._verdicts[self._ladder.report(trial, step, score)]
+
+    def level(self, step: int) -> int:
+        return highest(self._levels, step)
 
     def retried(self, trial: int, step: int) -> int:
         return self._ladder.due(trial)
@@ -171,6 +175,12 @@ class BoundASHA(BoundScheduler):
             AsynctuneError: another thread's call is at work.
         """
         return self._ladder.promote_many(min(check_integer("count", count, at_least=0), 2**31))
+
+
+def highest(levels: Sequence[int], step: int) -> int:
+    """The highest of the levels, ascending, that is at most `step`; 0 if there is none."""
+    rung = bisect_right(levels, step)
+    return levels[rung - 1] if rung else 0
 
 
 def _verdicts(levels: Sequence[int], held: Action) -> list[Verdict]:

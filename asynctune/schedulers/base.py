@@ -81,6 +81,10 @@ class BoundScheduler(ABC):
     def report(self, trial: int, step: int, score: float) -> Verdict:
         """A trial's oriented score after a step. At `max_resource` and beyond the action is STOP: the trial is complete."""
 
+    def level(self, step: int) -> int:
+        """The highest level, in steps, that a trial has reached after `step`; 0 if there is none."""
+        return 0
+
     @abstractmethod
     def retried(self, trial: int, step: int) -> int | None:
         """The trial failed and starts again after `step`. Return the step at which its next decision is due."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from asynctune.errors import InvalidArgument
 from asynctune.records import Action
-from asynctune.schedulers.asha import ASHA
+from asynctune.schedulers.asha import ASHA, highest
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 from asynctune.space import Rows, Space
 
@@ -135,6 +135,9 @@ class BoundHyperband(BoundScheduler):
         if self._where[trial] == _COMING:
             return Verdict(Action.CONTINUE, self._levels[now], ())
         return Verdict(Action.PAUSE, None, self._levels[before:now])
+
+    def level(self, step: int) -> int:
+        return highest(self._levels, step)
 
     def retried(self, trial: int, step: int) -> int:
         return self._due(trial)

@@ -127,7 +127,7 @@ class BoundMedianStopping(BoundScheduler):
 
     def report(self, trial: int, step: int, score: float) -> Verdict:
         curve = self._curves[trial]
-        level = self._level(step)
+        level = self.level(step)
         new = level > curve.step
         if step > curve.step:
             curve.add(step, score)
@@ -150,8 +150,7 @@ class BoundMedianStopping(BoundScheduler):
                 self._medians[level].add(average)
         return ()
 
-    def _level(self, step: int) -> int:
-        """The last step up to `step` at which a decision was due, 0 if there was none."""
+    def level(self, step: int) -> int:
         if self.max_resource is not None and step >= self.max_resource:
             return self.max_resource
         level = step // self._interval * self._interval

@@ -103,6 +103,9 @@ class BoundPASHA(BoundScheduler):
                 self._grow()
         return verdict
 
+    def level(self, step: int) -> int:
+        return self._asha.level(step)
+
     def retried(self, trial: int, step: int) -> int:
         return self._asha.retried(trial, step)
 

@@ -124,6 +124,12 @@ class BoundPBT(BoundScheduler):
             return Verdict(Action.PAUSE, None, recorded)
         return Verdict(Action.CONTINUE, self._next(trial), recorded)
 
+    def level(self, step: int) -> int:
+        if step >= self.max_resource:
+            return self.max_resource
+        depth = step // self._interval
+        return depth * self._interval if depth >= self._first else 0
+
     def retried(self, trial: int, step: int) -> int:
         undecided = self._generations.undecided_depth(trial)
         return self._next(trial) if undecided is None else self._due(undecided)

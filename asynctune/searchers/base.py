@@ -20,16 +20,19 @@ Suggestion = Callable[[], Row]
 
 
 class BoundSearcher(Protocol):
-    """A search method at work for one study. Scores are oriented: larger is better."""
+    """A search method at work for one study. Scores are oriented: larger is better.
+
+    What was observed before the run counts as trials before the first, -1 the last of them.
+    """
 
     @property
     def preload(self) -> Callable[[], object] | None:
         """A picklable call that gets another process ready for slow suggestions, such as an import; None: there are no slow ones."""
 
-    def prepare(self, trial: int) -> Suggestion:
-        """The suggestion for a new trial, made of what is known now."""
+    def prepare(self, number: int) -> Suggestion:
+        """The suggestion with a number, from 0 on, for the next trial, made of what is known now."""
 
-    def slow(self, trial: int) -> bool:
+    def slow(self, number: int) -> bool:
         """Whether the call that `prepare` would return now may take more than a millisecond."""
 
     def started(self, trial: int) -> None:
@@ -47,7 +50,7 @@ class Uninformed:
 
     preload: Callable[[], object] | None = None
 
-    def slow(self, trial: int) -> bool:
+    def slow(self, number: int) -> bool:
         return False
 
     def started(self, trial: int) -> None:
