@@ -40,7 +40,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "pbt": {"num_trials": 4, "scheduler": at.PBT(2, 8, synchronous=False)},
     "barrier": {"num_trials": 4, "scheduler": at.PBT(2, 8, synchronous=True)},
     "schedule": {"num_trials": 3, "scheduler": at.Replay(SCHEDULE, max_resource=8)},
-    "bohb": {"num_trials": 9, "searcher": at.HyperOpt(startup=3), "scheduler": at.ASHA(9)},
+    "bohb": {"num_trials": 9, "searcher": at.TPE(startup=3), "scheduler": at.Hyperband(9)},
 }
 
 STEPS = 4  # of a trial, where no scheduler says
