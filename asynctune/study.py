@@ -637,7 +637,7 @@ class Study:
         self._move(record.trial, FAILED)
         for level in self._scheduler.finish(record.trial, failed=True):
             self._searcher.observe(record.trial, level, -math.inf)
-        self._searcher.ended(record.trial, failed=True)
+        self._searcher.ended(record.trial, FAILED)
         effects = self._restart_point(trial, None, 0) + self._released()
         if len(self._first_errors) < FAIL_FAST:
             self._first_errors.append(record.error)
@@ -671,7 +671,7 @@ class Study:
         completed = record.state is COMPLETED
         if completed and self.max_resource is None:
             self._searcher.observe(record.trial, 0, self._sign * self._values[record.trial])
-        self._searcher.ended(record.trial, failed=False)
+        self._searcher.ended(record.trial, record.state)
         effects: list[Effect] = []
         if completed and self._is_best(record.trial):
             if self._best is not None and self._best != self._kept:
@@ -712,7 +712,7 @@ class Study:
             values[self.max_resource or 0] = known.final
         for level in sorted(values):
             self._searcher.observe(trial, level, self._sign * values[level])
-        self._searcher.ended(trial, known.failed)
+        self._searcher.ended(trial, FAILED if known.failed else COMPLETED)  # who stopped it, and why, is not known
 
     def check_num_trials(self, num_trials: int | None) -> None:
         """Raise `InvalidArgument` unless the study may go on with so many trials: it may with as many, or with more."""

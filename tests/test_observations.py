@@ -12,7 +12,7 @@ import pytest
 import asynctune as at
 from asynctune.errors import InvalidArgument
 from asynctune.observations import Observation
-from asynctune.records import Suggested
+from asynctune.records import COMPLETED, FAILED, Suggested, TrialState
 from asynctune.schedulers import Scheduler
 from asynctune.searchers import Searcher
 from asynctune.searchers.random import BoundRandom
@@ -108,8 +108,8 @@ class Heard(BoundRandom):
     def observe(self, trial: int, level: int, score: float) -> None:
         self.calls.append(("observe", trial, level, score))
 
-    def ended(self, trial: int, failed: bool) -> None:
-        self.calls.append(("ended", trial, failed))
+    def ended(self, trial: int, state: TrialState) -> None:
+        self.calls.append(("ended", trial, state))
 
 
 @dataclass(frozen=True)
@@ -144,16 +144,16 @@ def test_a_value_counts_at_another_level_than_the_one_it_reached(
 ) -> None:
     study(mode="min", searcher=Listener(), scheduler=scheduler, observations=[(FIRST[0], values)])
     calls = [("observe", -1, level, score) for level, score in observed]
-    assert heard[-1].calls == [("started", -1), *calls, ("ended", -1, False)]
+    assert heard[-1].calls == [("started", -1), *calls, ("ended", -1, COMPLETED)]
 
 
 @pytest.mark.parametrize("values", [math.nan, {1: 2.0, 3: math.inf, 9: 1.0}])
 def test_a_failure_that_is_known_counts_as_a_result(values: Any) -> None:
     study(searcher=Listener(), observations=[(FIRST[0], values)])
-    assert heard[-1].calls == [("started", -1), ("ended", -1, True)]
+    assert heard[-1].calls == [("started", -1), ("ended", -1, FAILED)]
     study(searcher=Listener(), scheduler=at.ASHA(9), observations=[(FIRST[0], values)])
     assert ("observe", -1, 9, 1.0) not in heard[-1].calls
-    assert heard[-1].calls[-1] == ("ended", -1, True)
+    assert heard[-1].calls[-1] == ("ended", -1, FAILED)
 
 
 @searchers

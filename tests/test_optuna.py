@@ -19,6 +19,7 @@ import pytest
 import asynctune as at
 from asynctune._core import SAMPLE, Stream
 from asynctune.errors import InvalidArgument, RunFailed
+from asynctune.records import COMPLETED, FAILED, STOPPED
 from asynctune.searchers import optuna as room
 from tests.runs import climb, local, options
 from tests.test_searchers import RICH, SQUARE, Bound, bind, score, train
@@ -68,12 +69,12 @@ def test_a_trial_is_told_of_in_other_terms_than_optunas() -> None:
     bound = bind(at.Optuna("TPESampler"))
     begin(bound, 6)
     bound.observe(1, 0, 2.5)
-    bound.ended(1, failed=False)
+    bound.ended(1, COMPLETED)
     bound.observe(2, 0, math.nan)
-    bound.ended(2, failed=False)
-    bound.ended(3, failed=True)
+    bound.ended(2, COMPLETED)
+    bound.ended(3, FAILED)
     bound.observe(4, 0, math.inf)
-    bound.ended(5, failed=False)  # stopped before it said anything
+    bound.ended(5, STOPPED)  # stopped before it said anything
     assert states(bound) == [
         ("RUNNING", None),
         ("COMPLETE", 2.5),
@@ -91,7 +92,7 @@ def test_a_trial_that_stopped_early_is_complete_or_has_no_intermediate_values() 
     begin(bound, 9)
     for trial in range(8):
         bound.observe(trial, 1, float(trial))
-    bound.ended(0, failed=False)
+    bound.ended(0, COMPLETED)
     for trial in range(3, 7):
         bound.observe(trial, 3, 10.0 + trial)
     lower = [("COMPLETE", float(trial)) for trial in range(8)]
@@ -100,7 +101,7 @@ def test_a_trial_that_stopped_early_is_complete_or_has_no_intermediate_values() 
     bound.observe(7, 9, 27.0)
     bound.observe(8, 9, 28.0)  # of a bracket that starts further up: it cannot be compared
     bound.observe(6, 9, -math.inf)
-    bound.ended(6, failed=True)
+    bound.ended(6, FAILED)
     assert states(bound) == [
         ("PRUNED", 0.0),
         ("PRUNED", 1.0),
@@ -169,7 +170,7 @@ def test_a_sampler_that_keeps_notes_suggests_other_than_on_its_own(
         equal.append(bound.prepare(number)().tolist() == row.tolist())
         bound.started(number, row)
         bound.observe(number, 0, score(row))
-        bound.ended(number, failed=False)
+        bound.ended(number, COMPLETED)
         with suppress(RuntimeError):  # GridSampler wants to stop the study
             study.tell(trial, score(row))
     # QMCSampler's first trial is drawn without a note, with a seed of its own.

@@ -19,6 +19,7 @@ import asynctune.searchers
 from asynctune import space as at
 from asynctune._core import SAMPLE, Stream
 from asynctune.errors import InvalidArgument
+from asynctune.records import COMPLETED, FAILED, STOPPED, TrialState
 from asynctune.searchers import TPE, Grid, HyperOpt, Random, Searcher, Sobol
 from asynctune.searchers import hyperopt as room
 from asynctune.searchers.base import Row
@@ -122,16 +123,22 @@ def train(bound: Bound, trials: range, level: int = 0) -> list[Row]:
     for trial in trials:
         rows.append(suggest(bound, trial))
         bound.observe(trial, level, score(rows[-1]))
-        bound.ended(trial, failed=False)
+        bound.ended(trial, COMPLETED)
     return rows
 
 
-def start_with(bound: Bound, scores: dict[tuple[float, float], float], level: int, first: int = 0) -> None:
+def start_with(
+    bound: Bound,
+    scores: dict[tuple[float, float], float],
+    level: int,
+    first: int = 0,
+    state: TrialState = COMPLETED,
+) -> None:
     """Trials that ended with given scores at a level."""
     for trial, (point, value) in enumerate(scores.items(), start=first):
         bound.started(trial, np.array(point))
         bound.observe(trial, level, value)
-        bound.ended(trial, failed=False)
+        bound.ended(trial, state)
 
 
 #: The methods that are built of the same trials.
@@ -198,7 +205,7 @@ def test_trials_without_a_finite_value_do_not_end_the_start_up(method: Method) -
     for trial, value in enumerate([math.nan, math.inf, -math.inf, 1.0, 2.0, 3.0, 4.0]):
         bound.observe(trial, 0, value)
     for trial in range(20, 30):
-        bound.ended(trial, failed=True)
+        bound.ended(trial, FAILED)
     assert model(bound) is None
     bound.observe(7, 0, 5.0)
     assert model(bound) is not None
@@ -244,7 +251,7 @@ def test_suggestions_are_not_of_the_space_for_some_domains(searcher: Callable[[]
         seen.add(str(config["optimizer"])[:12])
         # Ends of the domains are what is best, so that candidates crowd there.
         bound.observe(trial, 0, float(np.nansum(row[:8])))
-        bound.ended(trial, failed=False)
+        bound.ended(trial, COMPLETED)
     assert len(seen) == 3 or searcher is SEARCHERS["grid"]
 
 
@@ -317,14 +324,24 @@ SHOTS_AT_THE_RIGHT = {(0.9 + i / 1000, 0.5): 1000.0 + i for i in range(15)}
 
 
 @both
-def test_a_trial_that_stopped_early_is_not_compared_with_one_that_went_far(method: Method) -> None:
-    stopped, absent = bind(method()), bind(method())
-    for bound in (stopped, absent):
+def test_a_trial_that_ended_early_is_compared_with_one_that_went_far(method: Method) -> None:
+    early, absent = bind(method()), bind(method())
+    for bound in (early, absent):
         start_with(bound, GOOD_ON_THE_LEFT, level=27)
-    start_with(stopped, SHOTS_AT_THE_RIGHT, level=3, first=100)
+    start_with(early, SHOTS_AT_THE_RIGHT, level=3, first=100)
     for trial in range(200, 220):
-        np.testing.assert_array_equal(stopped.prepare(trial)(), absent.prepare(trial)())
-    assert np.mean([stopped.prepare(trial)()[0] for trial in range(200, 220)]) < 0.5
+        np.testing.assert_array_equal(early.prepare(trial)(), absent.prepare(trial)())
+    assert np.mean([early.prepare(trial)()[0] for trial in range(200, 220)]) < 0.5
+
+
+@both
+def test_a_trial_that_was_stopped_says_nothing(method: Method) -> None:
+    bound = bind(method())
+    start_with(bound, GOOD_ON_THE_LEFT, level=27)
+    better, others = split(bound)
+    start_with(bound, SHOTS_AT_THE_RIGHT, level=3, first=100, state=STOPPED)
+    assert split(bound) == (better, others + len(SHOTS_AT_THE_RIGHT))
+    assert np.mean([bound.prepare(trial)()[0] for trial in range(200, 220)]) < 0.5
 
 
 @both
@@ -360,7 +377,7 @@ def test_a_failed_trial_counts_as_worst_however_it_failed(method: Method) -> Non
             bound.started(trial, np.array([0.15, 0.5]))
             if how != "failed":
                 bound.observe(trial, 0, math.nan)
-            bound.ended(trial, failed=how != "nan")
+            bound.ended(trial, COMPLETED if how == "nan" else FAILED)
         assert split(bound)[1] == 38
         rows.append([bound.prepare(trial)() for trial in range(40, 45)])
     np.testing.assert_array_equal(rows[0], rows[1])
@@ -383,7 +400,7 @@ class Readable:
         self.startup, self.gamma = startup, gamma
         self.scores: dict[int, dict[int, float]] = {}  # level -> trial -> score, in the order of the reports
         self.silent: set[int] = set()
-        self.failed: list[int] = []
+        self.lost: list[int] = []
 
     def started(self, trial: int) -> None:
         self.silent.add(trial)
@@ -392,9 +409,9 @@ class Readable:
         self.silent.discard(trial)
         self.scores.setdefault(level, {})[trial] = score if math.isfinite(score) else -math.inf
 
-    def ended(self, trial: int, failed: bool) -> None:
+    def ended(self, trial: int, state: TrialState) -> None:
         self.silent.discard(trial)
-        self.failed += [trial] * failed
+        self.lost += [trial] * (state in (STOPPED, FAILED))
 
     def model(self, window: int) -> tuple[list[int], list[int]] | None:
         """The better trials and the others, of the latest so many, in the order of suggestion; None: it is too early for a model."""
@@ -405,7 +422,7 @@ class Readable:
         scores = self.scores[level]
         count = min(math.ceil(self.gamma * math.sqrt(finite[level])), 25)
         better = sorted(scores, key=lambda trial: -scores[trial])[:count]  # stable: ties go to the earlier report
-        known = {*list(scores)[-window:], *self.failed[-window:], *self.silent}
+        known = {*list(scores)[-window:], *self.lost[-window:], *self.silent}
         return sorted(better), sorted(known - {*better})
 
 
@@ -434,9 +451,9 @@ def test_a_model_is_made_of_the_trials_that_the_readable_form_names(
                 readable.observe(other, level, value)
                 alive[other] += 1
             if draw.random() < 0.3 or alive[other] == 3:
-                failed = draw.random() < 0.3
-                bound.ended(other, failed)
-                readable.ended(other, failed)
+                state = draw.choice([COMPLETED, STOPPED, FAILED])
+                bound.ended(other, state)
+                readable.ended(other, state)
                 del alive[other]
         window = room._WINDOW if method is HyperOpt else 10**6
         assert model(bound) == readable.model(window)

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from asynctune.records import TrialState
 from asynctune.space import Rows, Space
 
 __all__ = ["BoundSearcher", "Row", "Searcher", "Suggestion", "Uninformed"]
@@ -41,8 +42,8 @@ class BoundSearcher(Protocol):
     def observe(self, trial: int, level: int, score: float) -> None:
         """A trial's score at a level, once; a larger level is closer to the end; level 0: its final value, and then there is no other."""
 
-    def ended(self, trial: int, failed: bool) -> None:
-        """No more observations of a trial will come."""
+    def ended(self, trial: int, state: TrialState) -> None:
+        """No more observations of a trial will come: it is COMPLETED, STOPPED or FAILED."""
 
 
 class Uninformed:
@@ -59,7 +60,7 @@ class Uninformed:
     def observe(self, trial: int, level: int, score: float) -> None:
         pass
 
-    def ended(self, trial: int, failed: bool) -> None:
+    def ended(self, trial: int, state: TrialState) -> None:
         pass
 
 

@@ -7,9 +7,10 @@ to be decided:
   until there is one, configurations are drawn at random. With FIFO the only level is the final value.
 - The better trials are the best ceil(gamma * sqrt(n)) of the n finite values at that level, at most 25, as in hyperopt; ties go
   to the earlier report.
-- The others are the rest of them; trials that failed, or whose value was not finite; and, as a constant liar with the worst value
-  (Ginsbourger et al., 2010), trials that run and have no value at all yet, which keeps suggestions that are out apart.
-- Left out are trials whose values all lie below that level: one that stopped at step 3 is never compared with one that reached 50.
+- The others are the rest of them; trials that failed, or whose value was not finite; trials that were stopped below that level; and, as a
+  constant liar with the worst value (Ginsbourger et al., 2010), trials that run and have no value at all yet, which keeps
+  suggestions that are out apart. No value is compared with one of another level: that a trial was stopped where others went on says enough.
+- Left out are trials whose values all lie below that level, and that run, pause, or ended by themselves.
 """
 
 import math
@@ -19,6 +20,7 @@ from collections import defaultdict
 from operator import itemgetter
 
 from asynctune.errors import InvalidArgument, check_integer
+from asynctune.records import COMPLETED, TrialState
 
 __all__ = ["History", "check_history", "startup_of"]
 
@@ -63,13 +65,13 @@ class History:
     the number of finite values.
 
     level: the one on which the model is built; None: it is too early for a model. silent: the trials that run and have no value
-    at all. failed: the trials that failed, in that order.
+    at all. lost: the trials that failed or were stopped, in that order.
     """
 
     def __init__(self, startup: int, gamma: float) -> None:
         self.level: int | None = None
         self.silent: set[int] = set()
-        self.failed = array("q")
+        self.lost = array("q")
         self._startup = startup
         self._gamma = gamma
         self._levels: defaultdict[int, _Level] = defaultdict(_Level)
@@ -100,7 +102,7 @@ class History:
         if self._levels[level].finite >= self._startup:
             self.level = level
 
-    def ended(self, trial: int, failed: bool) -> None:
+    def ended(self, trial: int, state: TrialState) -> None:
         self.silent.discard(trial)
-        if failed:
-            self.failed.append(trial)
+        if state is not COMPLETED:
+            self.lost.append(trial)

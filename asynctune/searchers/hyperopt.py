@@ -72,7 +72,7 @@ class BoundHyperOpt:
         if history.level is None:
             return partial(draw, self._space.table, self._seed, trial)
         better = history.better
-        trials = sorted(better.union(history.trials[-_WINDOW:], history.failed[-_WINDOW:], history.silent))
+        trials = sorted(better.union(history.trials[-_WINDOW:], history.lost[-_WINDOW:], history.silent))
         return partial(
             _suggest,
             self._space.columns,

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from asynctune._core import CHOICE, LOG, NORMAL, SUGGEST, Stream
 from asynctune.errors import InvalidArgument
+from asynctune.records import FAILED, TrialState
 from asynctune.searchers.base import Row, Searcher, Suggestion
 from asynctune.searchers.history import History, startup_of
 from asynctune.searchers.silence import silence
@@ -123,7 +124,7 @@ class BoundOptuna:
         self._rows = rows
         self._history = History(startup, gamma=1.0)
         self._values: dict[int, dict[int, float]] = {}  # trial -> level -> score, in the order in which trials started
-        self.ended = self._history.ended
+        self._failed: set[int] = set()
 
     def prepare(self, trial: int) -> Suggestion:
         return partial(
@@ -147,16 +148,20 @@ class BoundOptuna:
         self._history.observe(trial, level, score)
         self._values[trial][level] = score if math.isfinite(score) else -math.inf
 
+    def ended(self, trial: int, state: TrialState) -> None:
+        self._history.ended(trial, state)
+        if state is FAILED:
+            self._failed.add(trial)
+
     def _outcomes(self) -> list[_Outcome]:
         """By trial, in the order in which they started."""
         level = self._history.level
         if level is None:
             level = min((min(values) for values in self._values.values() if values), default=0)
-        failed = set(self._history.failed)
         outcomes = []
         for trial, values in self._values.items():
             state, value = "FAIL", None
-            if trial in failed:
+            if trial in self._failed:
                 pass
             elif level in values:
                 state, value = "COMPLETE", values[level]

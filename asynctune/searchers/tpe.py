@@ -12,6 +12,7 @@ import numpy as np
 
 from asynctune._core import Parzen
 from asynctune.errors import InvalidArgument, check_integer
+from asynctune.records import COMPLETED, TrialState
 from asynctune.searchers.base import Searcher, Suggestion
 from asynctune.searchers.history import History, check_history, startup_of
 from asynctune.searchers.random import draw
@@ -95,20 +96,20 @@ class BoundTPE:
         elif silent:
             self._parzen.drop(trial)
 
-    def ended(self, trial: int, failed: bool) -> None:
+    def ended(self, trial: int, state: TrialState) -> None:
         history = self._history
         silent = trial in history.silent
-        history.ended(trial, failed)
+        history.ended(trial, state)
         if history.level is None:
             return
-        if failed:
+        if state is not COMPLETED:
             self._put({trial})
         elif silent:
             self._parzen.drop(trial)
 
     def _rebuild(self) -> None:
         self._parzen = Parzen(self._table, self._spec.prior_weight)
-        self._put(self._history.silent.union(self._history.trials, self._history.failed))
+        self._put(self._history.silent.union(self._history.trials, self._history.lost))
 
     def _put(self, trials: set[int]) -> None:
         """Have trials count on the side where they are now."""
