@@ -132,13 +132,14 @@ def start_with(
     scores: dict[tuple[float, float], float],
     level: int,
     first: int = 0,
-    state: TrialState = COMPLETED,
+    state: TrialState | None = COMPLETED,
 ) -> None:
-    """Trials that ended with given scores at a level."""
+    """Trials that ended (None: that have not) with given scores at a level."""
     for trial, (point, value) in enumerate(scores.items(), start=first):
         bound.started(trial, np.array(point))
         bound.observe(trial, level, value)
-        bound.ended(trial, state)
+        if state is not None:
+            bound.ended(trial, state)
 
 
 #: The methods that are built of the same trials.
@@ -345,20 +346,21 @@ def test_a_trial_that_was_stopped_says_nothing(method: Method) -> None:
 
 
 @both
-def test_a_paused_trial_with_a_value_further_down_is_no_liar(method: Method) -> None:
+def test_a_trial_that_runs_or_pauses_further_down_attracts(method: Method) -> None:
     bound = bind(method())
     start_with(bound, GOOD_ON_THE_LEFT, level=27)
-    before = split(bound)
+    better, others = split(bound)
     for trial in range(100, 200):
         bound.started(trial, np.array([0.5, 0.5]))
-        bound.observe(trial, 3, 1.0)
-    assert split(bound) == before
+        bound.observe(trial, 3, 1000.0)
+    assert split(bound) == (better, others + 100)
+    assert not [row for row in (bound.prepare(trial)() for trial in range(200, 220)) if np.all(np.abs(row - 0.5) < 0.1)]
 
 
 @both
 def test_the_model_moves_up_only_when_enough_trials_are_there(method: Method) -> None:
     bound = bind(method())
-    start_with(bound, SHOTS_AT_THE_RIGHT | GOOD_ON_THE_LEFT, level=1)
+    start_with(bound, SHOTS_AT_THE_RIGHT | GOOD_ON_THE_LEFT, level=1, state=None)
     assert bound.prepare(100)()[0] > 0.8
     for trial in range(15, 34):  # of those on the left, now further up
         bound.observe(trial, 9, float(-trial))
@@ -398,20 +400,18 @@ class Readable:
 
     def __init__(self, startup: int, gamma: float) -> None:
         self.startup, self.gamma = startup, gamma
+        self.trials: list[int] = []
         self.scores: dict[int, dict[int, float]] = {}  # level -> trial -> score, in the order of the reports
-        self.silent: set[int] = set()
-        self.lost: list[int] = []
+        self.completed: list[int] = []
 
     def started(self, trial: int) -> None:
-        self.silent.add(trial)
+        self.trials.append(trial)
 
     def observe(self, trial: int, level: int, score: float) -> None:
-        self.silent.discard(trial)
         self.scores.setdefault(level, {})[trial] = score if math.isfinite(score) else -math.inf
 
     def ended(self, trial: int, state: TrialState) -> None:
-        self.silent.discard(trial)
-        self.lost += [trial] * (state in (STOPPED, FAILED))
+        self.completed += [trial] * (state is COMPLETED)
 
     def model(self, window: int) -> tuple[list[int], list[int]] | None:
         """The better trials and the others, of the latest so many, in the order of suggestion; None: it is too early for a model."""
@@ -422,8 +422,9 @@ class Readable:
         scores = self.scores[level]
         count = min(math.ceil(self.gamma * math.sqrt(finite[level])), 25)
         better = sorted(scores, key=lambda trial: -scores[trial])[:count]  # stable: ties go to the earlier report
-        known = {*list(scores)[-window:], *self.lost[-window:], *self.silent}
-        return sorted(better), sorted(known - {*better})
+        got_there = {trial for higher, scores in self.scores.items() if higher >= level for trial in scores}
+        others = {*self.trials[-window:]} - ({*self.completed} - got_there)
+        return sorted(better), sorted(others - {*better})
 
 
 @both

@@ -7,10 +7,13 @@ to be decided:
   until there is one, configurations are drawn at random. With FIFO the only level is the final value.
 - The better trials are the best ceil(gamma * sqrt(n)) of the n finite values at that level, at most 25, as in hyperopt; ties go
   to the earlier report.
-- The others are the rest of them; trials that failed, or whose value was not finite; trials that were stopped below that level; and, as a
-  constant liar with the worst value (Ginsbourger et al., 2010), trials that run and have no value at all yet, which keeps
-  suggestions that are out apart. No value is compared with one of another level: that a trial was stopped where others went on says enough.
-- Left out are trials whose values all lie below that level, and that run, pause, or ended by themselves.
+- The others are all other trials: those with a lower value there; those that failed, or whose value was not finite; those that were stopped
+  or pause further down; and, as a constant liar with the worst value (Ginsbourger et al., 2010), those that run, which keeps suggestions
+  that are out apart. No value is compared with one of another level: that others went on where a trial did not says enough.
+- Left out are trials that ended by themselves below that level: how they would have gone on, nobody can tell.
+
+BOHB leaves out whatever has no value at the model's level. Then a model that moves up knows only those that got far, forgets where trials
+were lost, and suggests it again (docs/quality.md).
 """
 
 import math
@@ -43,19 +46,21 @@ def startup_of(startup: int | None, num_trials: int | None) -> int:
 
 
 class _Level:
-    """The trials that have a score at one level."""
+    """What is known of one level."""
 
     def __init__(self) -> None:
-        self.trials = array("q")  # in the order of their reports
         self.finite = 0  # how many of the scores are finite
         self.best: list[tuple[float, int]] = []  # (-score, trial) of the best, in their order; ties: the earlier report
+        self.completed = array("q")  # trials that ended by themselves with no score at a higher one
 
     def add(self, trial: int, score: float) -> None:
-        self.trials.append(trial)
         if math.isfinite(score):
             self.finite += 1
             insort(self.best, (-score, trial), key=itemgetter(0))
             del self.best[_MOST_BETTER:]
+
+
+_NO_LEVEL = -1
 
 
 class History:
@@ -64,45 +69,48 @@ class History:
     startup: how many finite values a level must have. gamma: how many trials are the better ones, in units of the square root of
     the number of finite values.
 
-    level: the one on which the model is built; None: it is too early for a model. silent: the trials that run and have no value
-    at all. lost: the trials that failed or were stopped, in that order.
+    level: the one on which the model is built; None: it is too early for a model. trials: all so far, as they started.
     """
 
     def __init__(self, startup: int, gamma: float) -> None:
         self.level: int | None = None
-        self.silent: set[int] = set()
-        self.lost = array("q")
+        self.trials = array("q")
         self._startup = startup
         self._gamma = gamma
         self._levels: defaultdict[int, _Level] = defaultdict(_Level)
-
-    @property
-    def trials(self) -> "array[int]":
-        """The trials that have a score at the model's level, in the order of their reports."""
-        assert self.level is not None
-        return self._levels[self.level].trials
+        self._reached: dict[int, int] = {}  # by trial that has not ended: the highest level at which it has a score
 
     @property
     def better(self) -> set[int]:
-        """The better ones of them."""
+        """The better ones of the trials."""
         if self.level is None:
             return set()
         level = self._levels[self.level]
         count = math.ceil(self._gamma * math.sqrt(level.finite))
         return {trial for _, trial in level.best[:count]}
 
+    @property
+    def left_out(self) -> set[int]:
+        """Those that are neither among the better ones nor among the others."""
+        assert self.level is not None
+        return {trial for level, known in self._levels.items() if level < self.level for trial in known.completed}
+
     def started(self, trial: int) -> None:
-        self.silent.add(trial)
+        self.trials.append(trial)
+        self._reached[trial] = _NO_LEVEL
 
     def observe(self, trial: int, level: int, score: float) -> None:
-        self.silent.discard(trial)
+        self._reached[trial] = max(level, self._reached[trial])
         if self.level is not None and level < self.level:
             return
         self._levels[level].add(trial, score)
         if self._levels[level].finite >= self._startup:
             self.level = level
 
-    def ended(self, trial: int, state: TrialState) -> None:
-        self.silent.discard(trial)
+    def ended(self, trial: int, state: TrialState) -> bool:
+        """Return whether it is left out from now on."""
+        reached = self._reached.pop(trial)
         if state is not COMPLETED:
-            self.lost.append(trial)
+            return False
+        self._levels[reached].completed.append(trial)
+        return self.level is not None and reached < self.level

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from asynctune._core import CHOICE, LOG, NORMAL, SUGGEST, Stream
 from asynctune.errors import check_integer
+from asynctune.records import TrialState
 from asynctune.searchers.base import Row, Searcher, Suggestion
 from asynctune.searchers.history import History, check_history, startup_of
 from asynctune.searchers.random import draw
@@ -65,14 +66,14 @@ class BoundHyperOpt:
         self._seed = seed
         self._rows = rows
         self._history = History(startup, spec.gamma)
-        self.started, self.observe, self.ended = self._history.started, self._history.observe, self._history.ended
+        self.started, self.observe = self._history.started, self._history.observe
 
     def prepare(self, trial: int) -> Suggestion:
         history = self._history
         if history.level is None:
             return partial(draw, self._space.table, self._seed, trial)
         better = history.better
-        trials = sorted(better.union(history.trials[-_WINDOW:], history.lost[-_WINDOW:], history.silent))
+        trials = sorted(better.union(history.trials[-_WINDOW:]) - history.left_out)
         return partial(
             _suggest,
             self._space.columns,
@@ -81,6 +82,9 @@ class BoundHyperOpt:
             Stream(self._seed, SUGGEST, trial).below(2**31),
             self._candidates,
         )
+
+    def ended(self, trial: int, state: TrialState) -> None:
+        self._history.ended(trial, state)
 
     def slow(self, trial: int) -> bool:
         return self._history.level is not None

@@ -124,6 +124,7 @@ class BoundOptuna:
         self._rows = rows
         self._history = History(startup, gamma=1.0)
         self._values: dict[int, dict[int, float]] = {}  # trial -> level -> score, in the order in which trials started
+        self._alive: set[int] = set()
         self._failed: set[int] = set()
 
     def prepare(self, trial: int) -> Suggestion:
@@ -143,6 +144,7 @@ class BoundOptuna:
     def started(self, trial: int) -> None:
         self._history.started(trial)
         self._values[trial] = {}
+        self._alive.add(trial)
 
     def observe(self, trial: int, level: int, score: float) -> None:
         self._history.observe(trial, level, score)
@@ -150,6 +152,7 @@ class BoundOptuna:
 
     def ended(self, trial: int, state: TrialState) -> None:
         self._history.ended(trial, state)
+        self._alive.discard(trial)
         if state is FAILED:
             self._failed.add(trial)
 
@@ -165,10 +168,10 @@ class BoundOptuna:
                 pass
             elif level in values:
                 state, value = "COMPLETE", values[level]
-            elif trial in self._history.silent:
-                state = "RUNNING"
             elif values and max(values) < level:
                 state, value = "PRUNED", values[max(values)]
+            elif trial in self._alive and not values:
+                state = "RUNNING"
             outcomes.append(_Outcome(state, value, dict(values)))
         return outcomes
 

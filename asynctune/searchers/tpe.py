@@ -12,7 +12,7 @@ import numpy as np
 
 from asynctune._core import Parzen
 from asynctune.errors import InvalidArgument, check_integer
-from asynctune.records import COMPLETED, TrialState
+from asynctune.records import TrialState
 from asynctune.searchers.base import Searcher, Suggestion
 from asynctune.searchers.history import History, check_history, startup_of
 from asynctune.searchers.random import draw
@@ -85,31 +85,17 @@ class BoundTPE:
 
     def observe(self, trial: int, level: int, score: float) -> None:
         history = self._history
-        before, better, silent = history.level, history.better, trial in history.silent
+        before, better = history.level, history.better
         history.observe(trial, level, score)
-        if history.level is None:
-            return
         if history.level != before:
-            self._rebuild()
+            self._parzen = Parzen(self._table, self._spec.prior_weight)
+            self._put(set(history.trials) - history.left_out)
         elif level == history.level:
-            self._put({trial} | (better ^ history.better))
-        elif silent:
-            self._parzen.drop(trial)
+            self._put(better ^ history.better)
 
     def ended(self, trial: int, state: TrialState) -> None:
-        history = self._history
-        silent = trial in history.silent
-        history.ended(trial, state)
-        if history.level is None:
-            return
-        if state is not COMPLETED:
-            self._put({trial})
-        elif silent:
+        if self._history.ended(trial, state):
             self._parzen.drop(trial)
-
-    def _rebuild(self) -> None:
-        self._parzen = Parzen(self._table, self._spec.prior_weight)
-        self._put(self._history.silent.union(self._history.trials, self._history.lost))
 
     def _put(self, trials: set[int]) -> None:
         """Have trials count on the side where they are now."""
