@@ -5,14 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import asynctune as at
+from asynctune.searchers.base import Row
+from asynctune.searchers.random import draw
 
 BENCH = Path(__file__).parent.parent / "bench"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["core", "report", "trials", "memory", "journal", "checkpoint", "scale", "tpe", "simulate", "pbt"]
+    "name",
+    ["core", "report", "trials", "memory", "journal", "checkpoint", "scale", "tpe", "simulate", "pbt", "quality"],
 )
 def test_benchmark_does_not_run(name: str, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
@@ -26,6 +32,56 @@ def test_benchmark_does_not_run(name: str, tmp_path: Path) -> None:
         assert row["median"] > 0, row
         assert row["what"] in run.stdout
     assert any(row["budget"] for row in document["rows"]), "no row has a budget"
+
+
+class _ASHA:
+    """Random search and ASHA as a peer has them."""
+
+    def __init__(self, space: at.Space, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+        self._asha = at.ASHA(max_resource=50).bind(seed=seed)
+
+    def suggest(self, trial: int) -> Row:
+        self._asha.begin(trial)
+        return draw(self._space.table, self._seed, trial)
+
+    def report(self, trial: int, step: int, value: float) -> bool:
+        return self._asha.report(trial, step, value).action is at.Action.CONTINUE
+
+    def end(self, trial: int, value: float, stopped: bool) -> None:
+        self._asha.finish(trial, failed=False)
+
+
+@pytest.mark.parametrize(("slots", "draws"), [(4, "again"), (4, "once"), (64, "again")])
+def test_peers_have_another_clock(slots: int, draws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from quality_methods import OURS, Run, load, simulated
+    from quality_peers import clocked
+
+    task = load("digits", None)
+    run = Run("digits", "ASHA", slots, draws, 3)
+    peers, trials = clocked(_ASHA(task.table.space, run.seed), task, run)
+    ours, number = simulated(*OURS["ASHA"], task, run)
+    assert peers == [report for report in ours if report[0] <= run.budget(task)]
+    assert trials == number
+    assert trials > 50
+
+
+def test_regret_is_measured_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from quality_methods import Task, regrets
+
+    values = np.zeros((4, 50))
+    values[0, 10], values[:, -1] = 90, [10, 20, 40, 50]  # the best is at step 11, the median of the last is 30
+    seconds = np.tile(np.arange(1.0, 51), (4, 1))
+    configs = [{"x": x / 4} for x in range(4)]
+    task = Task(at.Tabular({"x": at.uniform(0.0, 1.0)}, configs, values, seconds, metric="score", mode="max"))
+    regret = regrets(task, 100.0, [(10.0, 30.0), (20.0, 15.0), (50.5, 75.0), (100.0, 90.0)])
+    assert regret[:9] == pytest.approx(90 / 60), "nothing is known yet"
+    assert regret[9:50] == pytest.approx(1.0)
+    assert regret[50:99] == pytest.approx(15 / 60)
+    assert regret[99] == 0
 
 
 def test_page_takes_figures_of_a_quick_run(tmp_path: Path) -> None:
