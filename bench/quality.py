@@ -84,12 +84,12 @@ def parsed() -> Any:
         given.data, given.methods = None, ",".join(QUICK)
         given.out = Path(os.devnull)
     given.tasks = given.tasks or ("test" if given.data else "digits")
-    if given.data is None and given.tasks != "digits":
+    if given.data is None and given.tasks != "digits" and not given.summary:
         sys.exit("--data or ASYNCTUNE_LCBENCH must name LCBench's curves, or --tasks be digits")
-    given.methods = given.methods.split(",") if given.methods else [*OURS, *installed()]
-    unknown = [name for name in given.methods if name not in OURS and name not in installed()]
-    if unknown:
-        sys.exit(f"--methods must be among {', '.join([*OURS, *PEERS])}, and installed, got {', '.join(unknown)}")
+    possible = [*OURS, *(PEERS if given.summary else installed())]
+    given.methods = given.methods.split(",") if given.methods else possible
+    if not set(given.methods) <= set(possible):
+        sys.exit(f"--methods must be of {', '.join([*OURS, *PEERS])}, and installed, got {', '.join(given.methods)}")
     given.slots = [int(slots) for slots in given.slots.split(",")]
     given.draw = given.draw.split(",")
     if not set(given.slots) <= set(BUDGETS) or not set(given.draw) <= {"again", "once"}:
