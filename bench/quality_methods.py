@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 import asynctune as at
-from asynctune.records import Reported, Suggested
+from asynctune.records import Reported, Suggested, TrialState
 from asynctune.searchers import Searcher
 from asynctune.searchers.base import BoundSearcher, Suggestion
 from asynctune.space import Rows, Space
@@ -143,10 +143,10 @@ class _BoundBlind:
     def observe(self, trial: int, level: int, score: float) -> None:
         self._last[trial] = score
 
-    def ended(self, trial: int, failed: bool) -> None:
+    def ended(self, trial: int, state: TrialState) -> None:
         if trial in self._last:
             self._bound.observe(trial, 0, self._last.pop(trial))
-        self._bound.ended(trial, failed)
+        self._bound.ended(trial, state)
 
 
 RECOMMENDED = "recommended"
@@ -164,7 +164,7 @@ OURS: dict[str, tuple[Searcher, Any]] = {
     "TPE + ASHA": (at.TPE(), STOPPING),
     "TPE + ASHA promotion": (at.TPE(), PROMOTION),
     "TPE + ASHA blind": (Blind(), STOPPING),
-    RECOMMENDED: (at.TPE(multivariate=True, gamma=0.5), STOPPING),
+    RECOMMENDED: (at.TPE(multivariate=True, startup=10), STOPPING),
     "Hyperband": (at.Random(), at.Hyperband(STEPS)),
     "BOHB": (at.TPE(), at.Hyperband(STEPS)),
     "PASHA": (at.Random(), at.PASHA(STEPS)),
