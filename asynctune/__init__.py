@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from asynctune.results import TrialResult as TrialResult
     from asynctune.schedulers import ASHA as ASHA
     from asynctune.schedulers import FIFO as FIFO
+    from asynctune.schedulers import MFPBT as MFPBT
     from asynctune.schedulers import PASHA as PASHA
     from asynctune.schedulers import PB2 as PB2
     from asynctune.schedulers import PBT as PBT
@@ -64,6 +65,7 @@ _WHERE = {
     "Hyperband": "schedulers",
     "InvalidArgument": "errors",
     "JournalError": "errors",
+    "MFPBT": "schedulers",
     "MedianStopping": "schedulers",
     "PASHA": "schedulers",
     "PB2": "schedulers",

@@ -22,6 +22,7 @@ SCHEDULERS: dict[str, Callable[[], Scheduler]] = {
     "pbt": lambda: at.PBT(perturbation_interval=3, max_resource=9),
     "pbt, perturbing only": lambda: at.PBT(perturbation_interval=2, max_resource=9, resample_probability=0.0),
     "pbt, synchronous": lambda: at.PBT(perturbation_interval=3, max_resource=9, synchronous=True),
+    "mfpbt": lambda: at.MFPBT(perturbation_interval=2, max_resource=9, frequencies=(1, 2)),
     "pb2": lambda: at.PB2(perturbation_interval=3, max_resource=9),
 }
 

@@ -29,7 +29,7 @@ def driver() -> Iterator[Driver]:
 
 @pytest.mark.parametrize("scenario", ["asha", "pbt"])
 def test_a_worker_killed_while_it_saves_leaves_half_a_checkpoint(driver: Driver, scenario: str) -> None:
-    crashes = Crashes(driver, scenario, slots=1, options=OFTEN | {"max_failures": 9})
+    crashes = Crashes(driver, scenario, slots=1, options=OFTEN | {"max_failures": 2}, pace=0.01)
     draw = random.Random(scenario)
     wrong: list[str] = []
     for point in draw.sample(range(1, 60), 4):

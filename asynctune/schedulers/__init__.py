@@ -5,6 +5,7 @@ from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Ver
 from asynctune.schedulers.fifo import FIFO
 from asynctune.schedulers.hyperband import Hyperband
 from asynctune.schedulers.median import MedianStopping
+from asynctune.schedulers.mfpbt import MFPBT
 from asynctune.schedulers.pasha import PASHA
 from asynctune.schedulers.pb2 import PB2
 from asynctune.schedulers.pbt import PBT, BoundPBT
@@ -13,6 +14,7 @@ from asynctune.schedulers.replay import Replay
 __all__ = [
     "ASHA",
     "FIFO",
+    "MFPBT",
     "PASHA",
     "PB2",
     "PBT",

@@ -13,7 +13,7 @@ to be decided:
 - Left out are trials that ended by themselves below that level: how they would have gone on, nobody can tell.
 
 BOHB leaves out whatever has no value at the model's level. Then a model that moves up knows only those that got far, forgets where trials
-were lost, and suggests it again (docs/quality.md).
+were lost, and suggests it again (bench/quality.py measures what comes of it).
 """
 
 import math
