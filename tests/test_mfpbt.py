@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asynctune as at
+from asynctune._core import SAMPLE, Stream
 from asynctune.errors import InvalidArgument
 from asynctune.records import Finished, Reported, Saved, Started, Suggested
+from asynctune.space import Rows
 from asynctune.study import Release, Suggest
 
 SPACE = {"x": at.uniform(0.0, 1.0), "kind": at.choice(["a", {"depth": at.randint(1, 9)}])}
@@ -67,7 +69,7 @@ def evolve(scores: dict[int, float], depth: int, frequencies: tuple[int, ...], f
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**20),
-    population=st.integers(3, 14),
+    population=st.integers(3, 40),
     slots=st.integers(1, 14),
     frequencies=st.sampled_from([(1,), (1, 2), (1, 3), (2, 3), (1, 2, 4)]),
     fraction=st.sampled_from([0.0, 0.25, 0.5]),
@@ -120,6 +122,38 @@ def test_a_member_takes_over_from_another_than_the_papers(
     if failures == 0.0:
         assert [trial.step for trial in result.trials] == [max_resource] * population
         assert sum(1 for record in result.events() if isinstance(record, Reported)) == population * max_resource
+
+
+@settings(deadline=None)
+@given(
+    scores=st.lists(st.sampled_from([*range(12), math.nan]), min_size=4, max_size=40),
+    ahead=st.lists(
+        st.integers(-8, 8), min_size=3, max_size=3
+    ),  # by how much the members of a sub-population are better
+    frequencies=st.sampled_from([(1,), (1, 2), (1, 2, 3)]),
+    fraction=st.sampled_from([0.25, 0.34, 0.5]),
+)
+def test_a_member_behind_one_that_keeps_its_weights_keeps_its_own(
+    scores: list[float], ahead: list[int], frequencies: tuple[int, ...], fraction: float
+) -> None:
+    space = at.Space(SPACE)
+    rows = Rows(len(space.names))
+    for trial in range(len(scores)):
+        rows.append(space.table.sample(Stream(1, SAMPLE, trial)))
+    bound = at.MFPBT(1, 5, frequencies, fraction).bind(num_trials=len(scores), space=space, rows=rows)
+    known = {trial: score + ahead[trial % len(frequencies)] for trial, score in enumerate(scores)}
+    for trial, score in known.items():
+        bound.begin(trial)
+        assert bound.report(trial, 1, score).action is at.Action.PAUSE
+        bound.saved(trial, 1, f"{trial}-0-1")
+    taken = {}
+    while (resumption := bound.resumable()) is not None:
+        if resumption.donor is not None:
+            taken[resumption.trial] = resumption.donor
+        bound.resume(resumption)
+    plans = evolve(known, 1, frequencies, fraction)
+    assert taken.keys() == plans.keys()
+    assert all(taken[trial] in donors for trial, (donors, _) in plans.items())
 
 
 def test_the_number_of_slots_changes_who_takes_over() -> None:

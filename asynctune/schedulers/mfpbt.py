@@ -272,7 +272,7 @@ class BoundMFPBT(BoundScheduler):
             migrant = next(migrants, None)
             for trial in own[max(k, n - 2 * k) : n - k]:
                 if migrant is None or rank[migrant] > rank[trial]:
-                    break
+                    continue
                 slower = migrant % len(frequencies) > place
                 self._plan(trial, migrant, scores, row=None if slower else self._rows[own[0]])
                 migrant = next(migrants, None)
