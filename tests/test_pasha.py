@@ -13,7 +13,7 @@ from asynctune.records import Action
 from asynctune.schedulers import ASHA, PASHA
 from asynctune.schedulers.pasha import _noise
 from tests import reference_schedulers as reference
-from tests.test_schedulers import SCORES, histories, threes
+from tests.test_schedulers import SCORES, histories, promote, threes
 
 
 @settings(max_examples=300, deadline=None)
@@ -39,13 +39,7 @@ def test_pasha_differs_from_the_reference(history: bytes, eta: int, low: int, hi
                 bound.saved(trial, steps[trial], None)
                 naive.offer(trial)
         elif what < 240:
-            resumption = bound.resumable(None)
-            expected = naive.promotable()
-            assert (None if resumption is None else resumption.trial) == expected
-            if resumption is not None and expected is not None:
-                bound.resume(resumption)
-                naive.promote(expected)
-                assert resumption.until == naive.due(expected)
+            promote(bound, naive)
         elif what < 248:
             if trial not in naive.ended:
                 steps[trial] = value % (steps[trial] + 1)

@@ -1,13 +1,13 @@
 """What docs/population.md shows is run as it stands there."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
-CODE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "population.md").read_text(encoding="utf-8"), re.DOTALL)
+from tests.documents import blocks, read
+
+CODE = blocks(read("docs/population.md"))
 LOOP, _, _, ERRORS = CODE
 
 

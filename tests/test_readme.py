@@ -1,7 +1,6 @@
 """What the README shows is run as it stands there."""
 
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 
 import asynctune
+from tests.documents import ROOT, blocks, read
 
-ROOT = Path(__file__).parent.parent
-CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-QUICK_START, _, RESUMED, ASK_AND_TELL, POPULATION, SIMULATION = CODE
+QUICK_START, _, RESUMED, ASK_AND_TELL, POPULATION, SIMULATION = blocks(read("README.md"))
 
 IN_A_NOTEBOOK = f"""
 import asyncio

@@ -7,10 +7,11 @@ import pytest
 
 import asynctune as at
 from asynctune.schedulers import Scheduler
+from tests.documents import blocks, read
 
-PAGE = (Path(__file__).parent.parent / "docs" / "schedulers.md").read_text(encoding="utf-8")
+PAGE = read("docs/schedulers.md")
 SECTIONS = re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
-CODE = {title: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for title, text in SECTIONS}
+CODE = {title: blocks(text) for title, text in SECTIONS}
 
 
 @pytest.mark.parametrize("title", CODE)

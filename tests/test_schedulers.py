@@ -33,6 +33,17 @@ def threes(history: bytes) -> Iterator[tuple[int, int, int]]:
     return zip(history[::3], history[1::3], history[2::3], strict=False)
 
 
+def promote(bound: BoundScheduler, naive: reference.ASHA) -> None:
+    """A free slot takes up whom the reference would promote, if anybody."""
+    resumption = bound.resumable(None)
+    expected = naive.promotable()
+    assert (None if resumption is None else resumption.trial) == expected
+    if resumption is not None and expected is not None:
+        bound.resume(resumption)
+        naive.promote(expected)
+        assert resumption.until == naive.due(expected)
+
+
 def run_asha(history: bytes, promotion: bool, eta: int, low: int, high: int, brackets: int) -> None:
     levels = ASHA(high, low, eta).levels
     brackets = min(brackets, len(levels))
@@ -59,13 +70,7 @@ def run_asha(history: bytes, promotion: bool, eta: int, low: int, high: int, bra
             bound.saved(trial, steps[trial], None)
             naive.offer(trial)
         elif what < 235:
-            resumption = bound.resumable(None)
-            expected = naive.promotable()
-            assert (None if resumption is None else resumption.trial) == expected
-            if resumption is not None and expected is not None:
-                bound.resume(resumption)
-                naive.promote(expected)
-                assert resumption.until == naive.due(expected)
+            promote(bound, naive)
         elif what < 250:
             if trial not in naive.ended:
                 steps[trial] = value % (steps[trial] + 1)

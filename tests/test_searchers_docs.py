@@ -1,24 +1,24 @@
 """What docs/searchers.md shows is run as it stands there."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 import asynctune as at
 from asynctune.searchers import Searcher
+from tests.documents import blocks, read
 from tests.methods import SEARCHERS
 
-TEXT = (Path(__file__).parent.parent / "docs" / "searchers.md").read_text(encoding="utf-8")
+TEXT = read("docs/searchers.md")
 INTRODUCTION, *SECTIONS = TEXT.split("\n## ")
-BEGINNING, *_ = re.findall(r"```python\n(.*?)```", INTRODUCTION, re.DOTALL)
+BEGINNING, *_ = blocks(INTRODUCTION)
 BY_NAME = {section.partition("\n")[0]: section for section in SECTIONS}
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_an_example_does_not_run_as_pasted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    [code] = re.findall(r"```python\n(.*?)```", BY_NAME[name], re.DOTALL)
+    [code] = blocks(BY_NAME[name])
     names: dict[str, object] = {"__name__": "__main__"}
     exec(BEGINNING, names)
     exec(code, names)

@@ -1,15 +1,12 @@
 """What docs/simulation.md shows is run as it stands there."""
 
-import re
 from pathlib import Path
 
 import pytest
 
-CODE = re.findall(
-    r"```python\n(.*?)```",
-    (Path(__file__).parent.parent / "docs" / "simulation.md").read_text(encoding="utf-8"),
-    re.DOTALL,
-)
+from tests.documents import blocks, read
+
+CODE = blocks(read("docs/simulation.md"))
 
 
 @pytest.mark.parametrize("code", CODE, ids=range(len(CODE)))

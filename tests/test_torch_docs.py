@@ -1,14 +1,13 @@
 """What docs/torch.md shows is run as it stands there."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 import asynctune as at
+from tests.documents import blocks, read
 
-ROOT = Path(__file__).parent.parent
-CODE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "torch.md").read_text(encoding="utf-8"), re.DOTALL)
+CODE = blocks(read("docs/torch.md"))
 
 
 @pytest.mark.slow
