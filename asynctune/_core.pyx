@@ -453,6 +453,11 @@ cdef void fill_losses(const double[::1] scores, double sign, double[::1] losses)
         losses[i] = as_loss(scores[i], sign)
 
 
+cpdef Py_ssize_t truncated(Py_ssize_t n, double quantile_fraction) noexcept:
+    """How many of n >= 0 members are the best, and as many the worst; quantile_fraction in [0, 0.5]. At n = 1 none are, else one at least."""
+    return min(n // 2, max(1, <Py_ssize_t> floor(quantile_fraction * n)))
+
+
 def draw_donors(
     int64_t[::1] donor not None, const int64_t[::1] best not None, const int64_t[::1] members not None, seed, int64_t step
 ):
@@ -1099,7 +1104,7 @@ cdef class Generations:
         if member.gone or member.waiting or depth <= member.recorded:
             return False
         generation = self.generation(depth)
-        k = min((generation.n + 1) // 2, max(1, <Py_ssize_t> floor(self.quantile_fraction * (generation.n + 1))))
+        k = truncated(generation.n + 1, self.quantile_fraction)
         make_way(&generation.best)
         make_way(&generation.worst)
         member.entry.score = score if isfinite(score) else -INFINITY

@@ -4,7 +4,8 @@ import hashlib
 import itertools
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from asynctune.errors import InvalidArgument, check_integer
@@ -61,16 +62,23 @@ def check(observations: Iterable[Observation], space: Space) -> list[Known]:
     """As a study takes them. Raises `InvalidArgument`, naming the observation, the rule and the value, if one breaks its rule."""
     known = []
     for number, (config, values, complete) in enumerate(observations):
-        try:
+        with _named(f"observations[{number}]"):
             row = space.encode(config)
             pairs = _curve(values) if isinstance(values, Mapping) else [(0, _value(values))]
-        except InvalidArgument as error:
-            raise InvalidArgument(f"observations[{number}]: {error}") from None
         finite = list(itertools.takewhile(lambda pair: math.isfinite(pair[1]), pairs))
         failed = len(finite) < len(pairs)
         final = finite[-1][1] if complete and not failed else None
         known.append(Known(row, finite if isinstance(values, Mapping) else [], final, failed))
     return known
+
+
+@contextmanager
+def _named(argument: str) -> Iterator[None]:
+    """An error says what it is about."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{argument}: {error}") from None
 
 
 def _curve(values: Mapping[int, float]) -> list[tuple[int, float]]:
@@ -91,10 +99,8 @@ def encode(points: Sequence[Config], space: Space) -> list[Row]:
         raise InvalidArgument(f"points_to_evaluate must be a list of configurations, got {points!r}")
     rows = []
     for number, config in enumerate(points):
-        try:
+        with _named(f"points_to_evaluate[{number}]"):
             rows.append(space.encode(config))
-        except InvalidArgument as error:
-            raise InvalidArgument(f"points_to_evaluate[{number}]: {error}") from None
     return rows
 
 

@@ -3,7 +3,6 @@
 Jaderberg et al., Population Based Training of Neural Networks, 2017 (arXiv:1711.09846).
 """
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +76,7 @@ class Population:
         self.size = check_integer("size", size, at_least=1, at_most=2**31 - 2)
         check_mode(mode)
         quantile_fraction = check_real("quantile_fraction", quantile_fraction, 0, 0.5)
-        self._k = min(self.size // 2, max(1, math.floor(quantile_fraction * self.size)))
+        self._k = _core.truncated(self.size, quantile_fraction)
         self._sign = 1.0 if mode == "max" else -1.0
         self._resample_probability = check_real("resample_probability", resample_probability, 0, 1)
         self._perturbation_factor = check_factor(perturbation_factor)

@@ -337,7 +337,7 @@ class Rows:
 
     def take(self, trials: Sequence[int]) -> Row:
         """A copy of the rows of at least one trial, (len(trials), d)."""
-        return np.frombuffer(self._numbers).reshape(-1, self._width)[[trial + self._before for trial in trials]]
+        return np.frombuffer(self._numbers).reshape(-1, self._width)[np.add(trials, self._before)]
 
 
 class Space:

@@ -3,7 +3,6 @@
 Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020 (arXiv:1810.05934).
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -14,10 +13,10 @@ import numpy.typing as npt
 from asynctune._core import Ladder, as_array
 from asynctune.errors import InvalidArgument, check_integer, check_mode
 from asynctune.records import Action
-from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
+from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict, highest
 from asynctune.space import Rows, Space
 
-__all__ = ["ASHA", "BoundASHA", "highest"]
+__all__ = ["ASHA", "BoundASHA"]
 
 Scalar = TypeVar("Scalar", np.int64, np.float64)
 
@@ -175,12 +174,6 @@ class BoundASHA(BoundScheduler):
             AsynctuneError: another thread's call is at work.
         """
         return self._ladder.promote_many(min(check_integer("count", count, at_least=0), 2**31))
-
-
-def highest(levels: Sequence[int], step: int) -> int:
-    """The highest of the levels, ascending, that is at most `step`; 0 if there is none."""
-    rung = bisect_right(levels, step)
-    return levels[rung - 1] if rung else 0
 
 
 def _verdicts(levels: Sequence[int], held: Action) -> list[Verdict]:

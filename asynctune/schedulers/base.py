@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -12,7 +13,7 @@ from asynctune.errors import InvalidArgument
 from asynctune.records import Action
 from asynctune.space import Rows, Space
 
-__all__ = ["BoundScheduler", "Resumption", "Scheduler", "Verdict"]
+__all__ = ["BoundScheduler", "Resumption", "Scheduler", "Verdict", "highest"]
 
 
 class Verdict(NamedTuple):
@@ -118,3 +119,9 @@ class BoundScheduler(ABC):
     def released(self) -> Sequence[str]:
         """The checkpoints held since `saved` that no decision can need any more, each once, since the last call."""
         return ()
+
+
+def highest(levels: Sequence[int], step: int) -> int:
+    """The highest of the levels, ascending, that is at most `step`; 0 if there is none."""
+    rung = bisect_right(levels, step)
+    return levels[rung - 1] if rung else 0

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from asynctune.errors import InvalidArgument
 from asynctune.records import Action
-from asynctune.schedulers.asha import ASHA, highest
-from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
+from asynctune.schedulers.asha import ASHA
+from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict, highest
 from asynctune.space import Rows, Space
 
 __all__ = ["BoundHyperband", "Hyperband"]

@@ -13,10 +13,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asynctune._core import DONOR, EXPLORE, Stream
+from asynctune._core import DONOR, EXPLORE, Stream, truncated
 from asynctune.errors import InvalidArgument, check_integer
 from asynctune.records import Action
-from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
+from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict, highest
 from asynctune.schedulers.pbt import PBT
 from asynctune.space import Rows, Space
 
@@ -109,7 +109,8 @@ class _Plan(NamedTuple):
 
     donor: int
     score: float
-    saved: _Saved
+    step: int
+    checkpoint: str
     perturbed: bool
     row: npt.NDArray[np.float64] | None  # the hyperparameters; None: the donor's
 
@@ -191,7 +192,7 @@ class BoundMFPBT(BoundScheduler):
         plan = self._plans.get(trial)
         if plan is None:
             return Resumption(trial, until)
-        return Resumption(trial, until, plan.donor, plan.saved.checkpoint, plan.saved.step, plan.score)
+        return Resumption(trial, until, plan.donor, plan.checkpoint, plan.step, plan.score)
 
     def resume(self, resumption: Resumption) -> None:
         self._take(resumption.trial)
@@ -209,8 +210,7 @@ class BoundMFPBT(BoundScheduler):
 
     def _depth(self, step: int) -> int:
         """The deepest at or before a step; 0: none."""
-        place = bisect_right(self._depths, step // self._spec.perturbation_interval)
-        return self._depths[place - 1] if place else 0
+        return highest(self._depths, step // self._spec.perturbation_interval)
 
     def _next(self, depth: int) -> int:
         """The step of the next one."""
@@ -227,18 +227,15 @@ class BoundMFPBT(BoundScheduler):
         """A member goes on, or is gone: it needs what it was to begin with no more."""
         del self._ready[trial]
         plan = self._plans.pop(trial, None)
-        if plan is not None and plan.saved.checkpoint is not None:
-            self._let_go(plan.saved.checkpoint)
-
-    def _let_go(self, checkpoint: str) -> None:
-        self._held[checkpoint] -= 1
-        if self._held[checkpoint] == 0:
-            del self._held[checkpoint]
-            self._released.append(checkpoint)
+        if plan is not None:
+            self._held[plan.checkpoint] -= 1
+            if self._held[plan.checkpoint] == 0:
+                del self._held[plan.checkpoint]
+                self._released.append(plan.checkpoint)
 
     def _decide(self) -> None:
         """Where everyone has arrived, and is saved, it is decided who goes on from whom."""
-        while self._waiting and all(trial in self._waiting for trial in self._alive):
+        while self._waiting and len(self._waiting) == len(self._alive):
             depth = min(depth for depth, scores in self._scores.items() if scores)
             scores = self._scores.pop(depth)
             self._evolve(depth, scores)
@@ -263,7 +260,7 @@ class BoundMFPBT(BoundScheduler):
                 continue
             own = [trial for trial in ranking if trial % len(frequencies) == place]
             n = len(own)
-            k = min(n // 2, max(1, math.floor(self._spec.quantile_fraction * n)))
+            k = truncated(n, self._spec.quantile_fraction)
             best = [trial for trial in own[:k] if trial in donors]
             for trial in own[n - k :] if best else ():
                 donor = best[Stream(self._seed, DONOR, trial, 0, depth).below(len(best))]
@@ -285,7 +282,7 @@ class BoundMFPBT(BoundScheduler):
         perturbed: bool = False,
         row: npt.NDArray[np.float64] | None = None,
     ) -> None:
-        saved = self._waiting[donor]
-        self._plans[trial] = _Plan(donor, scores[donor], saved, perturbed, row)
-        assert saved.checkpoint is not None
-        self._held[saved.checkpoint] += 1
+        step, checkpoint = self._waiting[donor]
+        assert checkpoint is not None
+        self._plans[trial] = _Plan(donor, scores[donor], step, checkpoint, perturbed, row)
+        self._held[checkpoint] += 1

@@ -68,8 +68,8 @@ class BoundGrid(Uninformed):
             self._starts[j] = list(accumulate(sizes, initial=0))
         self.size = self._size(*_OUTSIDE)
 
-    def prepare(self, trial: int) -> Suggestion:
-        return partial(self._row, trial)
+    def prepare(self, number: int) -> Suggestion:
+        return partial(self._row, number)
 
     def _row(self, index: int) -> Row:
         """The combination (d,) at an index, 0 <= index < size."""

@@ -69,16 +69,17 @@ class History:
     startup: how many finite values a level must have. gamma: how many trials are the better ones, in units of the square root of
     the number of finite values.
 
-    level: the one on which the model is built; None: it is too early for a model. trials: all so far, as they started.
+    level: the one on which the model is built; None: it is too early for a model. trials: all so far, as they started. alive: by trial
+    that has not ended, the highest level at which it has a score.
     """
 
     def __init__(self, startup: int, gamma: float) -> None:
         self.level: int | None = None
         self.trials = array("q")
+        self.alive: dict[int, int] = {}
         self._startup = startup
         self._gamma = gamma
         self._levels: defaultdict[int, _Level] = defaultdict(_Level)
-        self._reached: dict[int, int] = {}  # by trial that has not ended: the highest level at which it has a score
 
     @property
     def better(self) -> set[int]:
@@ -97,10 +98,10 @@ class History:
 
     def started(self, trial: int) -> None:
         self.trials.append(trial)
-        self._reached[trial] = _NO_LEVEL
+        self.alive[trial] = _NO_LEVEL
 
     def observe(self, trial: int, level: int, score: float) -> None:
-        self._reached[trial] = max(level, self._reached[trial])
+        self.alive[trial] = max(level, self.alive[trial])
         if self.level is not None and level < self.level:
             return
         self._levels[level].add(trial, score)
@@ -109,7 +110,7 @@ class History:
 
     def ended(self, trial: int, state: TrialState) -> bool:
         """Return whether it is left out from now on."""
-        reached = self._reached.pop(trial)
+        reached = self.alive.pop(trial)
         if state is not COMPLETED:
             return False
         self._levels[reached].completed.append(trial)

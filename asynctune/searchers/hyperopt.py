@@ -68,10 +68,10 @@ class BoundHyperOpt:
         self._history = History(startup, spec.gamma)
         self.started, self.observe = self._history.started, self._history.observe
 
-    def prepare(self, trial: int) -> Suggestion:
+    def prepare(self, number: int) -> Suggestion:
         history = self._history
         if history.level is None:
-            return partial(draw, self._space.table, self._seed, trial)
+            return partial(draw, self._space.table, self._seed, number)
         better = history.better
         trials = sorted(better.union(history.trials[-_WINDOW:]) - history.left_out)
         return partial(
@@ -79,14 +79,14 @@ class BoundHyperOpt:
             self._space.columns,
             self._rows.take(trials),
             np.array([number in better for number in trials]),
-            Stream(self._seed, SUGGEST, trial).below(2**31),
+            Stream(self._seed, SUGGEST, number).below(2**31),
             self._candidates,
         )
 
     def ended(self, trial: int, state: TrialState) -> None:
         self._history.ended(trial, state)
 
-    def slow(self, trial: int) -> bool:
+    def slow(self, number: int) -> bool:
         return self._history.level is not None
 
 

@@ -124,27 +124,25 @@ class BoundOptuna:
         self._rows = rows
         self._history = History(startup, gamma=1.0)
         self._values: dict[int, dict[int, float]] = {}  # trial -> level -> score, in the order in which trials started
-        self._alive: set[int] = set()
         self._failed: set[int] = set()
 
-    def prepare(self, trial: int) -> Suggestion:
+    def prepare(self, number: int) -> Suggestion:
         return partial(
             _suggest,
             self._sampler,
             self._space.columns,
             self._rows.take(list(self._values)) if self._values else (),
             self._outcomes(),
-            Stream(self._seed, SUGGEST, trial).below(2**31),
+            Stream(self._seed, SUGGEST, number).below(2**31),
             Stream(self._seed, SUGGEST).below(2**31),
         )
 
-    def slow(self, trial: int) -> bool:
+    def slow(self, number: int) -> bool:
         return True
 
     def started(self, trial: int) -> None:
         self._history.started(trial)
         self._values[trial] = {}
-        self._alive.add(trial)
 
     def observe(self, trial: int, level: int, score: float) -> None:
         self._history.observe(trial, level, score)
@@ -152,7 +150,6 @@ class BoundOptuna:
 
     def ended(self, trial: int, state: TrialState) -> None:
         self._history.ended(trial, state)
-        self._alive.discard(trial)
         if state is FAILED:
             self._failed.add(trial)
 
@@ -170,7 +167,7 @@ class BoundOptuna:
                 state, value = "COMPLETE", values[level]
             elif values and max(values) < level:
                 state, value = "PRUNED", values[max(values)]
-            elif trial in self._alive and not values:
+            elif trial in self._history.alive and not values:
                 state = "RUNNING"
             outcomes.append(_Outcome(state, value, dict(values)))
         return outcomes

@@ -33,5 +33,5 @@ class BoundRandom(Uninformed):
         self._table = table
         self._seed = seed
 
-    def prepare(self, trial: int) -> Suggestion:
-        return partial(draw, self._table, self._seed, trial)
+    def prepare(self, number: int) -> Suggestion:
+        return partial(draw, self._table, self._seed, number)

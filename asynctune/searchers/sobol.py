@@ -42,10 +42,10 @@ class BoundSobol(Uninformed):
         self._columns = columns
         self._seed = seed
 
-    def prepare(self, trial: int) -> Suggestion:
-        return partial(_point, self._columns, self._seed, trial)
+    def prepare(self, number: int) -> Suggestion:
+        return partial(_point, self._columns, self._seed, number)
 
-    def slow(self, trial: int) -> bool:
+    def slow(self, number: int) -> bool:
         return True
 
 

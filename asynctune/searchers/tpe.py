@@ -69,13 +69,13 @@ class BoundTPE:
         self._history = History(startup, spec.gamma)
         self._parzen = Parzen(space.table, spec.prior_weight)  # of the model's level; empty while there is none
 
-    def prepare(self, trial: int) -> Suggestion:
+    def prepare(self, number: int) -> Suggestion:
         if self._history.level is None:
-            return partial(draw, self._table, self._seed, trial)
-        row = self._parzen.suggest(self._seed, trial, self._spec.candidates, self._spec.multivariate)
+            return partial(draw, self._table, self._seed, number)
+        row = self._parzen.suggest(self._seed, number, self._spec.candidates, self._spec.multivariate)
         return partial(np.copy, row)
 
-    def slow(self, trial: int) -> bool:
+    def slow(self, number: int) -> bool:
         return False
 
     def started(self, trial: int) -> None:
