@@ -7,8 +7,9 @@ surrogate of which each sees one half, and are scored on the whole. Ray Tune's t
 rises and falls with the accuracy that was reached, and every step is noisy.
 
 Beside PBT, on equal terms: the same members with the hyperparameters that they were given (random search), members that explore at
-every interval but never exploit, and members that exploit but never explore. A figure is the mean, over as many seeds as --repeat
-says, of the best member's value at the end; the note has its standard error. A budget is what the others reach.
+every interval but never exploit, and members that exploit but never explore. MF-PBT, whose sub-populations evolve at intervals of their own, is
+set beside PBT with as many members. A figure is the mean, over as many seeds as --repeat says, of the best member's value at the end; the note has
+its standard error. A budget is what the others reach.
 """
 
 import math
@@ -22,6 +23,7 @@ import numpy as np
 
 import asynctune as at
 from asynctune._core import EXPLORE, Stream
+from asynctune.schedulers import Scheduler
 from asynctune.searchers import Searcher
 from asynctune.searchers.base import Row, Suggestion
 from asynctune.searchers.random import BoundRandom
@@ -111,6 +113,14 @@ class Problem:
     slots: int
     interval: int
     searcher: Searcher
+    frequencies: tuple[int, ...] = ()
+    """MF-PBT's, where it takes part."""
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """What is to come out ahead of what."""
+        pairs = [("PBT", other) for other in ("random search", "no exploit", "no explore")]
+        return [*pairs, ("MF-PBT", "PBT")] if self.frequencies else pairs
 
     def ends(self, method: str, seeds: Sequence[int]) -> list[float]:
         """The best member's last value, for each seed."""
@@ -119,12 +129,16 @@ class Problem:
             "max_resource": self.benchmark.max_resource,
             "quantile_fraction": 0.25 if self.members > 2 else 0.5,
         }
-        benchmark, scheduler = {
-            "PBT": (self.benchmark, at.PBT(**shape)),
-            "random search": (self.benchmark, at.FIFO()),
-            "no exploit": (Alone(self.benchmark, self.interval), at.FIFO()),
-            "no explore": (self.benchmark, at.PBT(**shape, resample_probability=0.0, perturbation_factor=1 + 1e-12)),
-        }[method]
+        benchmark: Any = self.benchmark
+        scheduler: Scheduler = at.FIFO()
+        if method == "PBT":
+            scheduler = at.PBT(**shape)
+        elif method == "MF-PBT":
+            scheduler = at.MFPBT(**shape, frequencies=self.frequencies)
+        elif method == "no exploit":
+            benchmark = Alone(self.benchmark, self.interval)
+        elif method == "no explore":
+            scheduler = at.PBT(**shape, resample_probability=0.0, perturbation_factor=1 + 1e-12)
         runs = (
             at.simulate(
                 benchmark,
@@ -142,30 +156,31 @@ class Problem:
 PROBLEMS = [
     Problem("quadratic, 2 members on 2 slots", Quadratic(), 2, 2, 4, Corners()),
     Problem("triangle wave, 8 members on 8 slots", TriangleWave(), 8, 8, 4, at.Random()),
-    Problem("triangle wave, 20 members on 2 slots", TriangleWave(), 20, 2, 4, at.Random()),
+    Problem("triangle wave, 20 members on 2 slots", TriangleWave(), 20, 2, 4, at.Random(), frequencies=(1, 4)),
+    Problem("triangle wave, 32 members on 4 slots", TriangleWave(), 32, 4, 4, at.Random(), frequencies=(1, 4)),
 ]
-OTHERS = ["random search", "no exploit", "no explore"]
 
 
 def main() -> None:
     given = arguments(__doc__, repeat=40)
     rows, notes = [], []
     for problem in PROBLEMS:
-        ends = {method: problem.ends(method, range(given.repeat)) for method in ["PBT", *OTHERS]}
+        methods = list(dict.fromkeys(method for pair in problem.pairs for method in pair))
+        ends = {method: problem.ends(method, range(given.repeat)) for method in methods}
         means = {method: statistics.fmean(values) for method, values in ends.items()}
         errors = {method: statistics.stdev(values) / math.sqrt(len(values)) for method, values in ends.items()}
         rows += [
             Figure(
-                what=f"{problem.name}: PBT",
+                what=f"{problem.name}: {method}",
                 unit=problem.benchmark.metric,
-                median=means["PBT"],
+                median=means[method],
                 beside=other,
                 floor=means[other],
                 budget=means[other],
                 at_least=True,
                 rule=f">= {other}",
             )
-            for other in OTHERS
+            for method, other in problem.pairs
         ]
         told = ", ".join(f"{method} {means[method]:.4g} +- {errors[method]:.2g}" for method in ends)
         notes.append(f"{problem.name}: {told}")
