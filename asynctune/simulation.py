@@ -121,7 +121,7 @@ def simulate(
 
     Args:
         benchmark: a `CurveBenchmark` such as `at.Tabular`, or a `StepBenchmark`.
-        searcher, scheduler, num_trials, seed, max_failures, points_to_evaluate, observations: as `at.run` has them. Without `num_trials`, steps have to take time.
+        searcher, scheduler, num_trials, seed, max_failures, points_to_evaluate, observations: as `at.run` has them. Without `num_trials`, steps have to take time, or the searcher be `Grid`.
         num_slots: how many trials run at a time, an integer >= 1.
         time_budget: virtual seconds after which the run ends; what runs then pauses at its next report.
         startup: virtual seconds that each start costs before the first step, unless the trial goes on in the slot that still holds it.
@@ -132,11 +132,7 @@ def simulate(
             hyperparameters of a `CurveBenchmark`.
         RunFailed: the first trials all fail in the same way, or all trials do.
     """
-    if num_trials is None and time_budget is None:
-        raise InvalidArgument("num_trials must be given, or else a time_budget")
     num_slots = check_integer("num_slots", num_slots, at_least=1)
-    if num_trials is not None:
-        num_slots = min(num_slots, check_integer("num_trials", num_trials, at_least=1))
     startup = check_real("startup", startup, 0.0, sys.float_info.max)
     if time_budget is not None:
         time_budget = check_real("time_budget", time_budget, 0.0, sys.float_info.max)
@@ -158,6 +154,9 @@ def simulate(
         points_to_evaluate=points_to_evaluate,
         observations=observed(observations, benchmark.metric),
     )
+    study.check_end(time_budget)
+    if study.num_trials is not None:
+        num_slots = min(num_slots, study.num_trials)
     header = study.header(num_slots)
     simulation = _Simulation(study, benchmark, num_slots, startup, time_budget)
     records = itertools.chain([header], simulation.run())

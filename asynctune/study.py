@@ -725,6 +725,13 @@ class Study:
                 f"num_trials must stay {self.num_trials}, the size of the scheduler's population, got {num_trials}"
             )
 
+    def check_end(self, time_budget: float | None) -> None:
+        """Raise `InvalidArgument` unless the study comes to an end: by its trials, or after a time."""
+        if self.num_trials is None and time_budget is None:
+            raise InvalidArgument(
+                "num_trials must be given, or else a time_budget or a searcher that comes to an end: Grid"
+            )
+
     def _start_again(self, number: int) -> None:
         """What a trial reported after its restart point is void, and reported again."""
         trial = self._trials[number]

@@ -108,8 +108,6 @@ class Tuner:
         progress: bool | None = None,
     ) -> None:
         _check_trainable(train)
-        if num_trials is not None:
-            check_integer("num_trials", num_trials, at_least=1)
         self.inline = slots == "inline"
         for name, seconds in (
             ("time_budget", time_budget),
@@ -152,12 +150,8 @@ class Tuner:
             observations=observed(observations, metric),
         )
         self._study = self._bind(num_trials=num_trials, num_slots=len(specs))
-        num_trials = self._study.num_trials
-        if num_trials is None and time_budget is None:
-            raise InvalidArgument(
-                "num_trials must be given, or else a time_budget or a searcher that comes to an end: Grid"
-            )
-        self._specs = specs[:num_trials]
+        self._study.check_end(time_budget)
+        self._specs = specs[: self._study.num_trials]
         self._header = self._study.header(len(self._specs))
         shape = slots if isinstance(slots, Slots) else Slots()
         self._load = (

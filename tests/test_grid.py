@@ -173,6 +173,11 @@ def test_a_run_without_num_trials_is_not_the_whole_grid(tmp_path: Path) -> None:
     assert result.best.value == 27.0
 
 
+def test_a_simulation_without_num_trials_is_not_the_whole_grid() -> None:
+    result = at.simulate(at.Tabular.digits(), searcher=at.Grid(points=2), num_slots=10_000)
+    assert result.header.slots == len(result.trials) == 2 * 5 * (2 + 2) * 2 * 2 * 2 * 2 * 2
+
+
 def test_a_grid_depends_on_the_slots(tmp_path: Path) -> None:
     space = {"x": at.ordinal([1.0, 2.0, 3.0])}
     one, many = (
