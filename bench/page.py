@@ -3,7 +3,7 @@
     python bench/page.py build/bench docs/benchmarks.md
 
 FOLDER holds core.json, report.json and so on; in PAGE the text between `<!-- core -->` and `<!-- /core -->` becomes the table of
-core.json, and so on. All else in the page is written by hand, and stays. Plots (FOLDER's PNGs) go to images/ beside the page.
+core.json, and so on, beneath what text that has of its own. All else in the page is written by hand, and stays. Plots (FOLDER's PNGs) go to images/ beside the page.
 """
 
 import argparse
@@ -61,7 +61,8 @@ def main() -> None:
         _, ended, after = rest.partition(end)
         if not (begun and ended):
             parser.error(f"{given.page} has no place for {path.stem}: it needs {begin} and {end}")
-        text = f"{before}{begin}\n{table(document)}\n{end}{after}"
+        figures = "\n\n".join([*document.get("text", []), table(document)])
+        text = f"{before}{begin}\n{figures}\n{end}{after}"
     given.page.write_text(text, encoding="utf-8")
     for plot in sorted(given.folder.glob("*.png")):
         shutil.copy(plot, given.page.parent / "images")

@@ -43,8 +43,15 @@ def measured(data: Path | None, run: Run) -> dict[str, Any]:
     else:
         reports, trials = driven(run.method, task, run)
     wall = perf_counter() - began
-    regret = regrets(task, run.budget(task), reports)
-    return {**run._asdict(), "regrets": regret.round(6).tolist(), "trials": trials, "wall": round(wall, 3)}
+    budget = run.budget(task)
+    regret = regrets(task, budget, reports)
+    return {
+        **run._asdict(),
+        "hours": round(budget / 3600, 4),
+        "regrets": regret.round(6).tolist(),
+        "trials": trials,
+        "wall": round(wall, 3),
+    }
 
 
 def read(path: Path) -> dict[Run, dict[str, Any]]:
@@ -116,15 +123,16 @@ def main() -> None:
                 found[Run(*(line[name] for name in Run._fields))] = line
                 if sys.stderr.isatty():
                     print(f"\r{done} of {len(missing)} runs", end="", file=sys.stderr)
-    settings = tables({run: found[run]["regrets"] for run in wanted if run in found}, list(PEERS))
+    settings = tables({run: found[run] for run in wanted if run in found}, list(PEERS))
     for table in settings:
         print(table.text(), end="\n\n")
     if given.plot is not None:
         plot(settings, given.plot)
     show(
         given,
-        rows(settings, list(PEERS)),
+        rows(settings),
         packages=["hyperopt", "optuna", "ray", "syne-tune"],
+        text=[table.text() for table in settings],
         settings=[table.figures() for table in settings],
     )
 

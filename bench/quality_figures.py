@@ -21,6 +21,9 @@ MARKS = (25, 50, 100)
 #: What is to be not worse than what, run by run.
 PAIRS = (("TPE", "HyperOpt"), ("TPE", "hyperopt"), ("TPE + ASHA", "TPE + ASHA blind"))
 
+#: Those of ours that are drawn; of all there would be too many to tell apart.
+DRAWN = ("random", "TPE", "ASHA", "BOHB", RECOMMENDED)
+
 _RESAMPLES = 2000
 
 Floats = npt.NDArray[np.float64]
@@ -29,15 +32,17 @@ Floats = npt.NDArray[np.float64]
 class Table:
     """The runs of one setting. Methods that have not run on all its tasks are left out.
 
-    tasks: their names. methods: as given. seeds: by method, those that it has on all tasks. curves: by method, (tasks, seeds, 100).
+    tasks: their names. hours: how long a run is, by task. peers: those methods that are, of the ones given. seeds: by method, those that it has on
+    all tasks. curves: by method, (tasks, seeds, 100).
     """
 
-    def __init__(self, slots: int, draw: str, runs: Mapping[Run, Sequence[float]], peers: Sequence[str]) -> None:
+    def __init__(self, slots: int, draw: str, lines: Mapping[Run, Mapping[str, Any]], peers: Sequence[str]) -> None:
         self.slots = slots
         self.draw = draw
-        self.tasks = sorted({run.task for run in runs}, key=lambda name: name.zfill(9))
+        self.hours = {run.task: line["hours"] for run, line in lines.items()}
+        self.tasks = sorted(self.hours, key=lambda name: name.zfill(9))
         seeds: defaultdict[str, defaultdict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-        for run in runs:
+        for run in lines:
             seeds[run.method][run.task].add(run.seed)
         common = {
             method: sorted(set.intersection(*(seeds[method][task] for task in self.tasks)))
@@ -45,8 +50,11 @@ class Table:
             if method in seeds
         }
         self.seeds = {method: found for method, found in common.items() if found}
+        self.peers = [peer for peer in peers if peer in self.seeds]
         self.curves = {
-            method: np.array([[runs[Run(task, method, slots, draw, seed)] for seed in found] for task in self.tasks])
+            method: np.array(
+                [[lines[Run(task, method, slots, draw, seed)]["regrets"] for seed in found] for task in self.tasks]
+            )
             for method, found in self.seeds.items()
         }
 
@@ -70,44 +78,98 @@ class Table:
 
     def ranks(self, mark: int, methods: Sequence[str]) -> dict[str, float]:
         """By method: its average place, over tasks, among the mean regrets at a percentage of the budget; of equals the middle one."""
-        regrets = np.array([self.means[method][:, mark - 1] for method in methods])  # (methods, tasks)
-        below = (regrets[None] < regrets[:, None]).sum(axis=1)
-        equal = (regrets[None] == regrets[:, None]).sum(axis=1)
-        return dict(zip(methods, (below + (equal + 1) / 2).mean(axis=1).tolist(), strict=True))
+        regrets = np.array([self.means[method][:, mark - 1] for method in methods])
+        return dict(zip(methods, _places(regrets).mean(axis=1).tolist(), strict=True))
+
+    def resampled(self, mark: int, methods: Sequence[str]) -> Floats:
+        """(methods, resamples) the same with seeds drawn anew, for each method by itself."""
+        chance = np.random.default_rng(0)
+        regrets = []
+        for method in methods:
+            samples = self.curves[method][:, :, mark - 1]  # (tasks, seeds)
+            picks = chance.integers(samples.shape[1], size=(_RESAMPLES, samples.shape[1]))
+            regrets.append(samples[:, picks].mean(axis=2).T)  # (resamples, tasks)
+        return np.asarray(_places(np.array(regrets)).mean(axis=2))
 
     def reached(self, method: str) -> list[float]:
         """(tasks) at which percentage of the budget the mean regret is random's last one; infinity if never."""
         hit = self.means[method] <= self.means["random"][:, -1:]
         return [float(GRID[row.argmax()] * 100) if row.any() else math.inf for row in hit]
 
+    @property
+    def complete(self) -> bool:
+        """Whether there is what the recommended pair is compared with."""
+        return {RECOMMENDED, "random"} <= self.curves.keys()
+
+    @property
+    def title(self) -> str:
+        drawn = "may be drawn again" if self.draw == "again" else "is drawn once at most"
+        return f"{self.slots} slots, {BUDGETS[self.slots]} full trainings for each; a configuration {drawn}"
+
     def text(self) -> str:
-        lines = [
-            f"{self.slots} slots, {BUDGETS[self.slots]} full trainings each, drawn {self.draw}, {len(self.tasks)} tasks"
-        ]
-        head = [f"regret at {mark} %" for mark in MARKS] + [f"rank at {mark} %" for mark in MARKS]
-        cells = [["method", "seeds", *head, "random's last at", "by task"]]
-        ranks = {mark: self.ranks(mark, list(self.curves)) for mark in MARKS}
-        for method in self.curves:
-            spread = ["{:.4f} ({:.4f}, {:.4f})".format(*self.regret(method, mark)) for mark in MARKS]
-            places = [f"{ranks[mark][method]:.2f}" for mark in MARKS]
-            reached = self.reached(method) if "random" in self.curves else []
-            median = f"{np.median(reached):.0f} %" if reached else ""
-            by_task = " ".join(f"{percent:.0f}" for percent in reached)
-            cells.append([method, str(len(self.seeds[method])), *spread, *places, median, by_task])
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-        ]
-        lines += [
-            f"{one} - {other}: "
+        """All of it, as Markdown."""
+        parts = [f"### {self.title}", self._methods()]
+        if self.complete:
+            parts += [*([self._confidence()] if self.peers else []), self._by_task()]
+        differences = [
+            f"- {one} less {other}: "
             + ", ".join(
-                "{:+.4f} ({:+.4f}, {:+.4f})".format(*self.difference(one, other, mark)) + f" at {mark} %"
+                "{:+.4f} ({:+.4f} to {:+.4f})".format(*self.difference(one, other, mark)) + f" at {mark} %"
                 for mark in MARKS
             )
             for one, other in PAIRS
             if one in self.curves and other in self.curves
         ]
-        return "\n".join([*lines, "tasks: " + " ".join(self.tasks)])
+        if differences:
+            parts += ["Regret, run by run:", "\n".join(differences)]
+        return "\n\n".join(parts)
+
+    def _methods(self) -> str:
+        ranks = {mark: self.ranks(mark, list(self.curves)) for mark in MARKS}
+        head = [f"regret at {mark} %" for mark in MARKS] + [f"rank at {mark} %" for mark in MARKS]
+        cells = [["method", "seeds", *head, "random's last regret at"]]
+        for method in self.curves:
+            regrets = ["{:.3f} ({:.3f} to {:.3f})".format(*self.regret(method, mark)) for mark in MARKS]
+            places = [f"{ranks[mark][method]:.2f}" for mark in MARKS]
+            reached = _percent(float(np.median(self.reached(method)))) if "random" in self.curves else ""
+            cells.append([method, str(len(self.seeds[method])), *regrets, *places, reached])
+        return _markdown(cells)
+
+    def _confidence(self) -> str:
+        """How sure the recommended pair's place among the peers is."""
+        methods = [RECOMMENDED, *self.peers]
+        told = []
+        for mark in MARKS:
+            places = self.resampled(mark, methods)
+            low, high = np.percentile(places[0], [2.5, 97.5])
+            first = float((places[0] < places[1:].min(axis=0)).mean())
+            rank = self.ranks(mark, methods)[RECOMMENDED]
+            told.append(
+                f"{rank:.2f} ({low:.2f} to {high:.2f}) at {mark} %, the best in {100 * first:.0f} % of resamples"
+            )
+        return f"Average rank of `{RECOMMENDED}` among the {len(self.peers)} peers: {'; '.join(told)}."
+
+    def _by_task(self) -> str:
+        """Where the recommended pair is better than the peers, and where not."""
+        head = ["task", "a run", "random's last regret", f"{RECOMMENDED} reaches it", "the first peer"]
+        cells = [[*head, *(f"place at {mark} %" for mark in MARKS)] if self.peers else head[:4]]
+        reached = {method: self.reached(method) for method in (RECOMMENDED, *self.peers)}
+        for number, task in enumerate(self.tasks):
+            hours = self.hours[task]
+            last = f"{self.means['random'][number, -1]:.3f}"
+
+            def when(method: str, number: int = number, hours: float = hours) -> str:
+                percent = reached[method][number]
+                return "never" if math.isinf(percent) else f"{hours * percent / 100:.2f} h, {_percent(percent)}"
+
+            row = [task, f"{hours:.2f} h", last, when(RECOMMENDED)]
+            if self.peers:
+                first = min(self.peers, key=lambda peer: reached[peer][number])
+                regrets = np.array([self.means[method][number] for method in (RECOMMENDED, *self.peers)])
+                places = [f"{_places(regrets[:, mark - 1])[0]:g}" for mark in MARKS]
+                row += [f"{first}, {when(first)}", *places]
+            cells.append(row)
+        return _markdown(cells)
 
     def figures(self) -> dict[str, Any]:
         """What the text says, for JSON, and the mean regret over time."""
@@ -116,6 +178,7 @@ class Table:
             "slots": self.slots,
             "draw": self.draw,
             "tasks": self.tasks,
+            "hours": [self.hours[task] for task in self.tasks],
             "methods": {
                 method: {
                     "seeds": len(self.seeds[method]),
@@ -134,23 +197,23 @@ class Table:
         }
 
 
-def tables(runs: Mapping[Run, Sequence[float]], peers: Sequence[str]) -> list[Table]:
-    settings: defaultdict[tuple[int, str], dict[Run, Sequence[float]]] = defaultdict(dict)
-    for run, regrets in runs.items():
-        settings[run.slots, run.draw][run] = regrets
+def tables(lines: Mapping[Run, Mapping[str, Any]], peers: Sequence[str]) -> list[Table]:
+    """The tables of all settings, of lines of the file of results."""
+    settings: defaultdict[tuple[int, str], dict[Run, Mapping[str, Any]]] = defaultdict(dict)
+    for run, line in lines.items():
+        settings[run.slots, run.draw][run] = line
     return [Table(slots, draw, found, peers) for (slots, draw), found in settings.items()]
 
 
-def rows(settings: Sequence[Table], peers: Sequence[str]) -> list[Row]:
+def rows(settings: Sequence[Table]) -> list[Row]:
     """What is asked of the recommended pair: random's last regret in a tenth of the time, and a better rank than any peer's."""
     found = []
     for table in settings:
-        if not {RECOMMENDED, "random"} <= table.curves.keys():
+        if not table.complete:
             continue
         where = f"{table.slots} slots, drawn {table.draw}"
-        present = [peer for peer in peers if peer in table.curves]
-        reached = {method: float(np.median(table.reached(method))) for method in (RECOMMENDED, *present)}
-        best = min(present, key=lambda peer: reached[peer], default=None)
+        reached = {method: float(np.median(table.reached(method))) for method in (RECOMMENDED, *table.peers)}
+        best = min(table.peers, key=lambda peer: reached[peer], default=None)
         found.append(
             Row(
                 what=f"{RECOMMENDED}: random's last regret, median task, {where}",
@@ -162,9 +225,9 @@ def rows(settings: Sequence[Table], peers: Sequence[str]) -> list[Row]:
                 rule="<= a tenth",
             )
         )
-        for mark in MARKS if present else ():
-            ranks = table.ranks(mark, [RECOMMENDED, *present])
-            best = min(present, key=lambda peer: ranks[peer])
+        for mark in MARKS if table.peers else ():
+            ranks = table.ranks(mark, [RECOMMENDED, *table.peers])
+            best = min(table.peers, key=lambda peer: ranks[peer])
             found.append(
                 Row(
                     what=f"{RECOMMENDED}: average rank among the peers at {mark} %, {where}",
@@ -180,7 +243,7 @@ def rows(settings: Sequence[Table], peers: Sequence[str]) -> list[Row]:
 
 
 def plot(settings: Sequence[Table], path: Path) -> None:
-    """Mean regret over time, a panel for each setting."""
+    """Mean regret over time, a panel for each setting: a few of ours, and all peers."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -188,9 +251,11 @@ def plot(settings: Sequence[Table], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(settings), figsize=(6 * len(settings), 5), sharey=True, squeeze=False)
     for axis, table in zip(axes[0], settings, strict=True):
-        for method, means in table.means.items():
-            style = {"linewidth": 2.5, "color": "black"} if method == RECOMMENDED else {"linewidth": 1.0}
-            axis.plot(GRID * 100, means.mean(axis=0), label=method, linestyle="-" if method in OURS else "--", **style)
+        for method in (*DRAWN, *table.peers):
+            if method in table.means:
+                style: dict[str, Any] = {"linewidth": 2.5, "color": "black"} if method == RECOMMENDED else {}
+                style["linestyle"] = "--" if method in table.peers else "-"
+                axis.plot(GRID * 100, table.means[method].mean(axis=0), label=method, **style)
         axis.set(yscale="log", xlabel="% of the budget", title=f"{table.slots} slots, drawn {table.draw}")
     axes[0][0].set_ylabel(f"mean normalised regret, {len(settings[0].tasks)} tasks")
     axes[0][-1].legend(fontsize="x-small", loc="upper right")
@@ -204,3 +269,21 @@ def _interval(samples: Floats) -> tuple[float, float, float]:
     picks = np.random.default_rng(0).integers(len(samples), size=(_RESAMPLES, len(samples)))
     low, high = np.percentile(samples[picks].mean(axis=1), [2.5, 97.5])
     return float(samples.mean()), float(low), float(high)
+
+
+def _places(regrets: Floats) -> Floats:
+    """Places along the first axis, from 1 on, the smallest first; of equals the middle one."""
+    below = (regrets[None] < regrets[:, None]).sum(axis=1)
+    equal = (regrets[None] == regrets[:, None]).sum(axis=1)
+    return np.asarray(below + (equal + 1) / 2)
+
+
+def _percent(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:.0f} %"
+
+
+def _markdown(cells: Sequence[Sequence[str]]) -> str:
+    """A table, the first line of which is its head."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    head, *lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
+    return "\n".join([head, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines])

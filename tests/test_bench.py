@@ -84,6 +84,39 @@ def test_regret_is_measured_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> N
     assert regret[99] == 0
 
 
+def test_places_and_times_of_the_quality_benchmark_are_those_of_other_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks: the pair is the best on one, and as good as the peer on the other, where it never gets as far as random search."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    from quality_figures import rows, tables
+    from quality_methods import RECOMMENDED, Run
+
+    ends = {"random": (0.5, 0.2), RECOMMENDED: (0.1, 0.4), "hyperopt": (0.3, 0.4), "Ray ASHA": (0.7, 0.9)}
+    lines = {
+        Run(task, method, 4, "again", seed): {"hours": 2.0, "regrets": np.linspace(1.0, end, 100).tolist()}
+        for method, values in ends.items()
+        for task, end in zip(("1", "2"), values, strict=True)
+        for seed in range(3)
+    }
+    del lines[Run("2", "Ray ASHA", 4, "again", 2)]  # a benchmark that was stopped
+    [table] = tables(lines, ["hyperopt", "Ray ASHA"])
+    assert table.seeds["Ray ASHA"] == [0, 1]
+    assert table.ranks(100, [RECOMMENDED, "hyperopt", "Ray ASHA"]) == {
+        RECOMMENDED: 1.25,
+        "hyperopt": 1.75,
+        "Ray ASHA": 3,
+    }
+    assert table.reached(RECOMMENDED) == pytest.approx([56, np.inf])  # 1 - 0.9 (k - 1) / 99 <= 0.5
+    assert table.regret(RECOMMENDED, 100) == pytest.approx((0.25, 0.25, 0.25))
+    assert [row.median for row in rows([table])] == [np.inf, 1.25, 1.25, 1.25]
+    lines_of_text = table.text().splitlines()
+    [first] = [line for line in lines_of_text if line.startswith("| 1 ")]
+    assert [cell.strip() for cell in first.split("|")[1:-1]] == [
+        *("1", "2.00 h", "0.500", "1.12 h, 56 %", "hyperopt, 1.44 h, 72 %", "1", "1", "1")
+    ]
+    [second] = [line for line in lines_of_text if line.startswith("| 2 ")]
+    assert "| never " in second
+
+
 def test_page_takes_figures_of_a_quick_run(tmp_path: Path) -> None:
     (tmp_path / "core.json").write_text(json.dumps({"quick": True}), encoding="utf-8")
     page = tmp_path / "page.md"
@@ -98,7 +131,7 @@ def test_a_missed_budget_looks_like_one_that_is_kept(tmp_path: Path) -> None:
     row = {"what": "a thing", "unit": "ns", "median": 400.0, "p99": None, "beside": "a floor", "floor": 100.0}
     row |= {"ratio": 4.0, "rule": "<= 3 x a floor", "used": 4 / 3, "missed": "a faster machine"}
     machine = {"processor": "P", "cores": 2, "python": "3", "versions": {"asynctune": "0"}}
-    document = {"quick": False, "note": "", "machine": machine, "rows": [row]}
+    document = {"quick": False, "note": "", "machine": machine, "rows": [row], "text": ["a paragraph"]}
     (tmp_path / "core.json").write_text(json.dumps(document), encoding="utf-8")
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- core -->\nold\n<!-- /core -->\nbelow\n", encoding="utf-8")
@@ -106,6 +139,7 @@ def test_a_missed_budget_looks_like_one_that_is_kept(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "| a thing | 400 ns |  | a floor, 100 ns | 4.00 | ≤ 3 x a floor | **1.33, missed** |" in text
     assert "- a thing: a faster machine" in text
+    assert "<!-- core -->\na paragraph\n\n| what |" in text
     assert text.startswith("above\n")
     assert text.endswith("below\n")
     assert "old" not in text
