@@ -6,7 +6,7 @@ READY := .venv/.ready
 PEERS := .venv-peers/bin/python
 PEERS_READY := .venv-peers/.ready
 CORE := build/.core
-BENCHMARKS := report trials memory journal checkpoint tpe simulate pbt
+BENCHMARKS := report trials memory journal checkpoint simulate pbt
 PLOTTED := core scale
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -56,13 +56,13 @@ fuzz: sanitized  ## the array API under arguments that nobody should pass: SECON
 torture: $(CORE)  ## whatever can go wrong, injected for real: faults, survived, lost (some ten minutes; SECONDS=60, SEED=1)
 	$(PY) -m tests.torture --seconds $(SECONDS) $(SEED:%=--seed %)
 
-bench: $(CORE)  ## every budget measured, beside its floor; figures in build/bench (some ten minutes, on an idle machine)
+bench: $(CORE)  ## every budget measured, beside its floor; figures in build/bench (twenty minutes, on an idle machine)
 	for name in $(BENCHMARKS); do $(PY) bench/$$name.py --json build/bench/$$name.json || exit; done
 	for name in $(PLOTTED); do $(PY) bench/$$name.py --json build/bench/$$name.json --plot build/bench/$$name.png || exit; done
 
-bench-peers: $(PEERS_READY)  ## our decisions beside those of Ray Tune, Optuna, Rustuna, Syne Tune and hyperopt (some five minutes)
+bench-peers: $(PEERS_READY)  ## our decisions beside those of Ray Tune, Optuna, Rustuna, Syne Tune and hyperopt (some seven minutes)
 	$(PEERS) setup.py --quiet build_ext --inplace
-	$(PEERS) bench/peers.py --json build/bench/peers.json
+	for name in peers tpe; do $(PEERS) bench/$$name.py --json build/bench/$$name.json || exit; done
 
 clean:  ## all that was built; the environments stay
 	rm -rf build dist *.egg-info asynctune/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

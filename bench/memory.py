@@ -191,7 +191,7 @@ def idle_rows(searchers: Iterable[str], repeat: int) -> Iterator[Row]:
             median=statistics.median(map(sum, runs)),
             budget=IDLE_MB,
             rule=f"<= {IDLE_MB} MB",
-            missed="hyperopt imports scipy.stats, 47 MB that its TPE does not use: a TPE of our own"
+            missed="hyperopt imports scipy.stats, 47 MB that its TPE does not use; at.TPE is the same method without"
             if searcher == "HyperOpt"
             else "",
         )
