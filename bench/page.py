@@ -1,6 +1,7 @@
-"""The figures of docs/benchmarks.md, put there from the JSON that the benchmarks wrote.
+"""The figures of docs/benchmarks.md and docs/quality.md, put there from the JSON that the benchmarks wrote.
 
     python bench/page.py build/bench docs/benchmarks.md
+    python bench/page.py build/quality docs/quality.md
 
 FOLDER holds core.json, report.json and so on; in PAGE the text between `<!-- core -->` and `<!-- /core -->` becomes the table of
 core.json, and so on, beneath what text that has of its own. All else in the page is written by hand, and stays. Plots (FOLDER's PNGs) go to images/ beside the page.

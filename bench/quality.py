@@ -90,7 +90,7 @@ def parsed() -> Any:
     if given.quick:
         given.data, given.methods = None, ",".join(QUICK)
         given.out = Path(os.devnull)
-    given.tasks = given.tasks or ("test" if given.data else "digits")
+    given.tasks = given.tasks or ("test" if given.data or given.summary else "digits")
     if given.data is None and given.tasks != "digits" and not given.summary:
         sys.exit("--data or ASYNCTUNE_LCBENCH must name LCBench's curves, or --tasks be digits")
     possible = [*OURS, *(PEERS if given.summary else installed())]
@@ -131,7 +131,6 @@ def main() -> None:
     show(
         given,
         rows(settings),
-        packages=["hyperopt", "optuna", "ray", "syne-tune"],
         text=[table.text() for table in settings],
         settings=[table.figures() for table in settings],
     )

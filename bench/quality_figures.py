@@ -129,7 +129,8 @@ class Table:
         head = [f"regret at {mark} %" for mark in MARKS] + [f"rank at {mark} %" for mark in MARKS]
         cells = [["method", "seeds", *head, "random's last regret at"]]
         for method in self.curves:
-            regrets = ["{:.3f} ({:.3f} to {:.3f})".format(*self.regret(method, mark)) for mark in MARKS]
+            form = "{:.3f} ({:.3f} to {:.3f})" if len(self.seeds[method]) > 1 else "{:.3f}"
+            regrets = [form.format(*self.regret(method, mark)) for mark in MARKS]
             places = [f"{ranks[mark][method]:.2f}" for mark in MARKS]
             reached = _percent(float(np.median(self.reached(method)))) if "random" in self.curves else ""
             cells.append([method, str(len(self.seeds[method])), *regrets, *places, reached])
@@ -160,9 +161,9 @@ class Table:
 
             def when(method: str, number: int = number, hours: float = hours) -> str:
                 percent = reached[method][number]
-                return "never" if math.isinf(percent) else f"{hours * percent / 100:.2f} h, {_percent(percent)}"
+                return "never" if math.isinf(percent) else f"{_long(hours * percent / 100)}, {_percent(percent)}"
 
-            row = [task, f"{hours:.2f} h", last, when(RECOMMENDED)]
+            row = [task, _long(hours), last, when(RECOMMENDED)]
             if self.peers:
                 first = min(self.peers, key=lambda peer: reached[peer][number])
                 regrets = np.array([self.means[method][number] for method in (RECOMMENDED, *self.peers)])
@@ -213,7 +214,8 @@ def rows(settings: Sequence[Table]) -> list[Row]:
             continue
         where = f"{table.slots} slots, drawn {table.draw}"
         reached = {method: float(np.median(table.reached(method))) for method in (RECOMMENDED, *table.peers)}
-        best = min(table.peers, key=lambda peer: reached[peer], default=None)
+        arrived = [peer for peer in table.peers if math.isfinite(reached[peer])]
+        best = min(arrived, key=lambda peer: reached[peer], default=None)
         found.append(
             Row(
                 what=f"{RECOMMENDED}: random's last regret, median task, {where}",
@@ -249,19 +251,24 @@ def plot(settings: Sequence[Table], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(settings), figsize=(6 * len(settings), 5), sharey=True, squeeze=False)
-    for axis, table in zip(axes[0], settings, strict=True):
-        for method in (*DRAWN, *table.peers):
+    columns = min(2, len(settings))
+    shape = -(-len(settings) // columns), columns
+    figure, axes = pyplot.subplots(*shape, figsize=(7 * shape[1], 5 * shape[0]), sharey=True, squeeze=False)
+    methods = dict.fromkeys((*DRAWN, *(peer for table in settings for peer in table.peers)))
+    for axis, table in zip(axes.flat, settings, strict=False):
+        for number, method in enumerate(methods):
             if method in table.means:
                 style: dict[str, Any] = {"linewidth": 2.5, "color": "black"} if method == RECOMMENDED else {}
+                style = {"color": pyplot.get_cmap("tab20")(number), **style}
                 style["linestyle"] = "--" if method in table.peers else "-"
                 axis.plot(GRID * 100, table.means[method].mean(axis=0), label=method, **style)
         axis.set(yscale="log", xlabel="% of the budget", title=f"{table.slots} slots, drawn {table.draw}")
-    axes[0][0].set_ylabel(f"mean normalised regret, {len(settings[0].tasks)} tasks")
-    axes[0][-1].legend(fontsize="x-small", loc="upper right")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(f"mean normalised regret, {len(settings[0].tasks)} tasks")
+    axes[0][-1].legend(*axes[0][0].get_legend_handles_labels(), fontsize="x-small", loc="upper right")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)
 
 
 def _interval(samples: Floats) -> tuple[float, float, float]:
@@ -280,6 +287,10 @@ def _places(regrets: Floats) -> Floats:
 
 def _percent(value: float) -> str:
     return "never" if math.isinf(value) else f"{value:.0f} %"
+
+
+def _long(hours: float) -> str:
+    return f"{hours:.2f} h" if hours >= 0.01 else f"{hours * 3600:.0f} s"
 
 
 def _markdown(cells: Sequence[Sequence[str]]) -> str:
