@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, TypeVar
 
-__all__ = ["Row", "arguments", "calls", "in_turn", "p99", "pinned", "quantity", "show", "spread"]
+__all__ = ["Row", "arguments", "calls", "in_turn", "p99", "padded", "pinned", "quantity", "show", "spread"]
 
 T = TypeVar("T")
 
@@ -123,9 +123,8 @@ def show(given: Any, rows: Sequence[Row], *, note: str = "", packages: Sequence[
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for line in padded(lines):
+        print("  ".join(line).rstrip())
     for row in rows:
         if row.used is not None and row.used > 1 and row.missed:
             print(f"missed: {row.what}: {row.missed}")
@@ -143,6 +142,12 @@ def show(given: Any, rows: Sequence[Row], *, note: str = "", packages: Sequence[
         }
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def padded(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The cells of a table, all of a column equally wide."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
 
 
 def spread(samples: Sequence[float]) -> tuple[float, float]:

@@ -105,7 +105,7 @@ class BoundCorners(BoundRandom):
 
 @dataclass(frozen=True)
 class Problem:
-    """A benchmark and a population for it."""
+    """A benchmark and a population for it. frequencies: MF-PBT's, where it takes part."""
 
     name: str
     benchmark: Any
@@ -114,7 +114,6 @@ class Problem:
     interval: int
     searcher: Searcher
     frequencies: tuple[int, ...] = ()
-    """MF-PBT's, where it takes part."""
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

@@ -76,7 +76,7 @@ def parsed() -> Any:
         data = os.environ.get("ASYNCTUNE_LCBENCH")
         parser.add_argument("--data", type=Path, default=None if data is None else Path(data), help="LCBench's curves")
         parser.add_argument(
-            "--tasks", choices=["dev", "test", "digits", "all"], help="default: test, without data digits"
+            "--tasks", choices=["dev", "test", "digits", "all"], help="default: test; digits, to run without data"
         )
         parser.add_argument("--slots", default="4", help="4, 64 or 4,64")
         parser.add_argument("--draw", default="again,once")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from measure import Row
+from measure import Row, padded
 from quality_methods import BUDGETS, GRID, OURS, RECOMMENDED, Run
 
 __all__ = ["Table", "plot", "rows", "tables"]
@@ -84,12 +84,8 @@ class Table:
     def resampled(self, mark: int, methods: Sequence[str]) -> Floats:
         """(methods, resamples) the same with seeds drawn anew, for each method by itself."""
         chance = np.random.default_rng(0)
-        regrets = []
-        for method in methods:
-            samples = self.curves[method][:, :, mark - 1]  # (tasks, seeds)
-            picks = chance.integers(samples.shape[1], size=(_RESAMPLES, samples.shape[1]))
-            regrets.append(samples[:, picks].mean(axis=2).T)  # (resamples, tasks)
-        return np.asarray(_places(np.array(regrets)).mean(axis=2))
+        regrets = [_resampled(self.curves[method][:, :, mark - 1], chance) for method in methods]
+        return np.asarray(_places(np.array(regrets)).mean(axis=1))
 
     def reached(self, method: str) -> list[float]:
         """(tasks) at which percentage of the budget the mean regret is random's last one; infinity if never."""
@@ -102,13 +98,15 @@ class Table:
         return {RECOMMENDED, "random"} <= self.curves.keys()
 
     @property
-    def title(self) -> str:
-        drawn = "may be drawn again" if self.draw == "again" else "is drawn once at most"
-        return f"{self.slots} slots, {BUDGETS[self.slots]} full trainings for each; a configuration {drawn}"
+    def where(self) -> str:
+        """The setting, in short."""
+        return f"{self.slots} slots, drawn {self.draw}"
 
     def text(self) -> str:
         """All of it, as Markdown."""
-        parts = [f"### {self.title}", self._methods()]
+        drawn = "may be drawn again" if self.draw == "again" else "is drawn once at most"
+        title = f"### {self.slots} slots, {BUDGETS[self.slots]} full trainings for each; a configuration {drawn}"
+        parts = [title, self._methods()]
         if self.complete:
             parts += [*([self._confidence()] if self.peers else []), self._by_task()]
         differences = [
@@ -154,23 +152,22 @@ class Table:
         """Where the recommended pair is better than the peers, and where not."""
         head = ["task", "a run", "random's last regret", f"{RECOMMENDED} reaches it", "the first peer"]
         cells = [[*head, *(f"place at {mark} %" for mark in MARKS)] if self.peers else head[:4]]
-        reached = {method: self.reached(method) for method in (RECOMMENDED, *self.peers)}
         for number, task in enumerate(self.tasks):
-            hours = self.hours[task]
             last = f"{self.means['random'][number, -1]:.3f}"
-
-            def when(method: str, number: int = number, hours: float = hours) -> str:
-                percent = reached[method][number]
-                return "never" if math.isinf(percent) else f"{_long(hours * percent / 100)}, {_percent(percent)}"
-
-            row = [task, _long(hours), last, when(RECOMMENDED)]
+            row = [task, _long(self.hours[task]), last, self._when(RECOMMENDED, number)]
             if self.peers:
-                first = min(self.peers, key=lambda peer: reached[peer][number])
+                first = self.peers[int(np.argmin([self.reached(peer)[number] for peer in self.peers]))]
                 regrets = np.array([self.means[method][number] for method in (RECOMMENDED, *self.peers)])
                 places = [f"{_places(regrets[:, mark - 1])[0]:g}" for mark in MARKS]
-                row += [f"{first}, {when(first)}", *places]
+                row += [f"{first}, {self._when(first, number)}", *places]
             cells.append(row)
         return _markdown(cells)
+
+    def _when(self, method: str, number: int) -> str:
+        """When a method reaches random's last regret on a task."""
+        percent = self.reached(method)[number]
+        hours = self.hours[self.tasks[number]] * percent / 100
+        return "never" if math.isinf(percent) else f"{_long(hours)}, {_percent(percent)}"
 
     def figures(self) -> dict[str, Any]:
         """What the text says, for JSON, and the mean regret over time."""
@@ -212,13 +209,12 @@ def rows(settings: Sequence[Table]) -> list[Row]:
     for table in settings:
         if not table.complete:
             continue
-        where = f"{table.slots} slots, drawn {table.draw}"
         reached = {method: float(np.median(table.reached(method))) for method in (RECOMMENDED, *table.peers)}
         arrived = [peer for peer in table.peers if math.isfinite(reached[peer])]
         best = min(arrived, key=lambda peer: reached[peer], default=None)
         found.append(
             Row(
-                what=f"{RECOMMENDED}: random's last regret, median task, {where}",
+                what=f"{RECOMMENDED}: random's last regret, median task, {table.where}",
                 unit="% of the time",
                 median=reached[RECOMMENDED],
                 beside=best,
@@ -232,7 +228,7 @@ def rows(settings: Sequence[Table]) -> list[Row]:
             best = min(table.peers, key=lambda peer: ranks[peer])
             found.append(
                 Row(
-                    what=f"{RECOMMENDED}: average rank among the peers at {mark} %, {where}",
+                    what=f"{RECOMMENDED}: average rank among the peers at {mark} %, {table.where}",
                     unit="",
                     median=ranks[RECOMMENDED],
                     beside=best,
@@ -258,11 +254,16 @@ def plot(settings: Sequence[Table], path: Path) -> None:
     for axis, table in zip(axes.flat, settings, strict=False):
         for number, method in enumerate(methods):
             if method in table.means:
-                style: dict[str, Any] = {"linewidth": 2.5, "color": "black"} if method == RECOMMENDED else {}
-                style = {"color": pyplot.get_cmap("tab20")(number), **style}
-                style["linestyle"] = "--" if method in table.peers else "-"
-                axis.plot(GRID * 100, table.means[method].mean(axis=0), label=method, **style)
-        axis.set(yscale="log", xlabel="% of the budget", title=f"{table.slots} slots, drawn {table.draw}")
+                ours = method == RECOMMENDED
+                axis.plot(
+                    GRID * 100,
+                    table.means[method].mean(axis=0),
+                    label=method,
+                    color="black" if ours else pyplot.get_cmap("tab20")(number),
+                    linewidth=2.5 if ours else 1.5,
+                    linestyle="--" if method in table.peers else "-",
+                )
+        axis.set(yscale="log", xlabel="% of the budget", title=table.where)
     for axis in axes[:, 0]:
         axis.set_ylabel(f"mean normalised regret, {len(settings[0].tasks)} tasks")
     axes[0][-1].legend(*axes[0][0].get_legend_handles_labels(), fontsize="x-small", loc="upper right")
@@ -273,9 +274,14 @@ def plot(settings: Sequence[Table], path: Path) -> None:
 
 def _interval(samples: Floats) -> tuple[float, float, float]:
     """The mean of samples (seeds,), and its 95 % percentile bootstrap interval."""
-    picks = np.random.default_rng(0).integers(len(samples), size=(_RESAMPLES, len(samples)))
-    low, high = np.percentile(samples[picks].mean(axis=1), [2.5, 97.5])
+    low, high = np.percentile(_resampled(samples, np.random.default_rng(0)), [2.5, 97.5])
     return float(samples.mean()), float(low), float(high)
+
+
+def _resampled(samples: Floats, chance: np.random.Generator) -> Floats:
+    """(..., resamples) the means of samples (..., seeds) over seeds drawn anew."""
+    seeds = samples.shape[-1]
+    return np.asarray(samples[..., chance.integers(seeds, size=(_RESAMPLES, seeds))].mean(axis=-1))
 
 
 def _places(regrets: Floats) -> Floats:
@@ -295,6 +301,6 @@ def _long(hours: float) -> str:
 
 def _markdown(cells: Sequence[Sequence[str]]) -> str:
     """A table, the first line of which is its head."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    head, *lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
-    return "\n".join([head, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines])
+    head, *lines = padded(cells)
+    rule = "|".join("-" * (len(cell) + 2) for cell in head)
+    return "\n".join(["| " + " | ".join(head) + " |", f"|{rule}|", *("| " + " | ".join(line) + " |" for line in lines)])
