@@ -56,11 +56,11 @@ fuzz: sanitized  ## the array API under arguments that nobody should pass: SECON
 torture: $(CORE)  ## whatever can go wrong, injected for real: faults, survived, lost (some ten minutes; SECONDS=60, SEED=1)
 	$(PY) -m tests.torture --seconds $(SECONDS) $(SEED:%=--seed %)
 
-bench: $(CORE)  ## every budget measured, beside its floor; figures in build/bench (twenty minutes, on an idle machine)
+bench: $(CORE)  ## every budget but TPE's measured, beside its floor; figures in build/bench (twenty minutes, on an idle machine)
 	for name in $(BENCHMARKS); do $(PY) bench/$$name.py --json build/bench/$$name.json || exit; done
 	for name in $(PLOTTED); do $(PY) bench/$$name.py --json build/bench/$$name.json --plot build/bench/$$name.png || exit; done
 
-bench-peers: $(PEERS_READY)  ## our decisions beside those of Ray Tune, Optuna, Rustuna, Syne Tune and hyperopt (some seven minutes)
+bench-peers: $(PEERS_READY)  ## our decisions, and TPE's budgets, beside Ray Tune, Optuna, Rustuna, Syne Tune and hyperopt (some seven minutes)
 	$(PEERS) setup.py --quiet build_ext --inplace
 	for name in peers tpe; do $(PEERS) bench/$$name.py --json build/bench/$$name.json || exit; done
 
