@@ -33,7 +33,7 @@ class Table:
     """The runs of one setting. Methods that have not run on all its tasks are left out.
 
     tasks: their names. hours: how long a run is, by task. peers: those methods that are, of the ones given. seeds: by method, those that it has on
-    all tasks. curves: by method, (tasks, seeds, 100).
+    all tasks. curves: by method, (tasks, seeds, 100). trials: by method, how many there are in a run, the median.
     """
 
     def __init__(self, slots: int, draw: str, lines: Mapping[Run, Mapping[str, Any]], peers: Sequence[str]) -> None:
@@ -54,6 +54,14 @@ class Table:
         self.curves = {
             method: np.array(
                 [[lines[Run(task, method, slots, draw, seed)]["regrets"] for seed in found] for task in self.tasks]
+            )
+            for method, found in self.seeds.items()
+        }
+        self.trials = {
+            method: float(
+                np.median(
+                    [lines[Run(task, method, slots, draw, seed)]["trials"] for task in self.tasks for seed in found]
+                )
             )
             for method, found in self.seeds.items()
         }
@@ -125,13 +133,14 @@ class Table:
     def _methods(self) -> str:
         ranks = {mark: self.ranks(mark, list(self.curves)) for mark in MARKS}
         head = [f"regret at {mark} %" for mark in MARKS] + [f"rank at {mark} %" for mark in MARKS]
-        cells = [["method", "seeds", *head, "random's last regret at"]]
+        cells = [["method", "seeds", "trials", *head, "random's last regret at"]]
         for method in self.curves:
             form = "{:.3f} ({:.3f} to {:.3f})" if len(self.seeds[method]) > 1 else "{:.3f}"
             regrets = [form.format(*self.regret(method, mark)) for mark in MARKS]
             places = [f"{ranks[mark][method]:.2f}" for mark in MARKS]
             reached = _percent(float(np.median(self.reached(method)))) if "random" in self.curves else ""
-            cells.append([method, str(len(self.seeds[method])), *regrets, *places, reached])
+            seeds, trials = str(len(self.seeds[method])), f"{self.trials[method]:,.0f}"
+            cells.append([method, seeds, trials, *regrets, *places, reached])
         return _markdown(cells)
 
     def _confidence(self) -> str:
@@ -180,6 +189,7 @@ class Table:
             "methods": {
                 method: {
                     "seeds": len(self.seeds[method]),
+                    "trials": self.trials[method],
                     "regret": {mark: self.regret(method, mark) for mark in MARKS},
                     "rank": {mark: ranks[mark][method] for mark in MARKS},
                     "reached": self.reached(method) if "random" in self.curves else None,
