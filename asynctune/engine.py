@@ -292,7 +292,7 @@ class Engine:
             if offer is None or slot.worker is None or slot.worn is not None:
                 return offer
             if isinstance(offer, Started):
-                if self._fresh and slot.started is not None and not slot.goes_on(offer):
+                if self._fresh and slot.started is not None and not self._in_place(slot, offer):
                     slot.wear("each trial has a process of its own")
                 else:
                     self._start(slot, offer)
@@ -358,9 +358,13 @@ class Engine:
     def _suggested(self, trial: int, row: Row, time: float) -> None:
         self._commit(Suggested(time=time, trial=trial, config=self._study.space.decode(row)))
 
+    def _in_place(self, slot: Slot, started: Started) -> bool:
+        """Whether the slot's worker holds the trial as it paused, to go on from there: it has not been elsewhere since."""
+        return slot.parked and started.how == "resumed" and self._study.held(slot.spec.index) == started.trial
+
     def _start(self, slot: Slot, started: Started) -> None:
         """Let the slot's worker run one start of a trial."""
-        in_place = slot.goes_on(started)
+        in_place = self._in_place(slot, started)
         if not in_place:
             if slot.parked:
                 self._send(slot, wire.End(slot.job))

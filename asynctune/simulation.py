@@ -264,7 +264,6 @@ class _Simulation(Shell):
         self._events: list[tuple[float, int, _Job]] = []  # a heap; one at most of each trial: jobs are not compared
         self._jobs: dict[int, _Job] = {}  # by trial, those that run
         self._idle = deque(range(num_slots))  # slots, in the order in which they began to wait
-        self._parked = [-1] * num_slots  # by slot: the paused trial that it still holds
         self._states: dict[str, Any] = {}  # by checkpoint; a curve needs none
         self._ended: _Job | None = None  # the last one
         self.failure: str | None = None
@@ -295,12 +294,12 @@ class _Simulation(Shell):
 
     def _take(self, slot: int) -> bool:
         """A free slot takes up what comes next. Return whether there is anything."""
+        held = self.study.held(slot)
         started = self.ask(slot, self._now)
         if started is None:
             return False
         trial = started.trial
-        warm = started.how == "resumed" and self._parked[slot] == trial
-        self._parked[slot] = -1
+        warm = started.how == "resumed" and held == trial
         began = self._now if warm else self._now + self._startup
         state = None if started.checkpoint is None else self._states.get(started.checkpoint)
         job = self._jobs[trial] = _Job(started, state, began, self._training(started, state, began))
@@ -369,7 +368,6 @@ class _Simulation(Shell):
         elif job.told is STOP:
             self._end(job, self._finished(job))
         else:
-            self._parked[job.slot] = job.trial
             self._end(job, self._saved(job))
 
     def _end(self, job: _Job, record: Record) -> None:

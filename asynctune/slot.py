@@ -45,10 +45,6 @@ class Slot:
     def runs(self, job: int) -> bool:
         return self.active and job == self.job
 
-    def goes_on(self, started: Started) -> bool:
-        """Whether the worker still holds the trial, where it paused."""
-        return self.parked and self.trial == started.trial and started.how == "resumed"
-
     def log_size(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0
 

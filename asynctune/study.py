@@ -266,7 +266,7 @@ class Study:
     def offer(self, slot: int = _NO_SLOT, *, time: float = 0.0) -> Started | Suggest | None:
         """What a free slot should do now; None: wait until another record is applied, or `done`. Changes nothing.
 
-        A paused trial that ran last in this very slot is preferred among equals: its process may still be warm.
+        A paused trial that the slot has `held` since is preferred among equals: its process may still be warm.
         """
         if self._stopping:
             return None
@@ -362,6 +362,11 @@ class Study:
     def trial_seed(self, trial: int) -> int:
         """The seed that user code gets, 0 <= seed < 2**31; the same in every segment and attempt."""
         return Stream(self.seed, SEED, trial).below(2**31)
+
+    def held(self, slot: int) -> int | None:
+        """The trial that ran last in a slot, and nowhere else since: only its process can still be where the trial is."""
+        trial = self._last.get(slot)
+        return trial if trial is not None and self._trials[trial].slot == slot else None
 
     def told(self, trial: int) -> Action:
         """What a trial that runs was told last."""
@@ -498,9 +503,7 @@ class Study:
     def _offer_paused(self, slot: int, time: float) -> Started | None:
         if not self._counts[PAUSED]:
             return None
-        last = self._last.get(slot)
-        warm = last if last is not None and self._trials[last].slot == slot else None
-        resumption = self._scheduler.resumable(warm)
+        resumption = self._scheduler.resumable(self.held(slot))
         if resumption is None:
             return None
         trial = self._trials[resumption.trial]

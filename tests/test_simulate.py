@@ -216,6 +216,26 @@ def test_a_trial_that_goes_on_in_its_slot_pays_for_its_start_again() -> None:
     assert [t.busy for t in result.trials] == [3, 2, 3]
 
 
+def test_a_trial_goes_on_warm_in_a_slot_that_it_has_left_since() -> None:
+    space = {"x": at.uniform(0.0, 1.0), "cost": at.choice([1.0, 2.0, 5.0, 9.0])}
+    cold = 0
+    for seed in range(25, 33):
+        halving = at.Hyperband(16, 1, 2, brackets=1, synchronous=True)
+        result = at.simulate(Line(16, space), scheduler=halving, startup=10.0, num_trials=8, num_slots=8, seed=seed)
+        inside: dict[int, int] = {}  # slot -> the trial that ran there last
+        where: dict[int, int] = {}  # trial -> the slot where it ran last
+        due: dict[int, float] = {}  # trial -> its first step may not be over before
+        for record in result.events():
+            if isinstance(record, Started):
+                there, last = inside.get(record.slot) == record.trial, where.get(record.trial)
+                cold += there and last != record.slot
+                due[record.trial] = record.time + (0.0 if there and last == record.slot else 10.0)
+                inside[record.slot], where[record.trial] = record.trial, record.slot
+            elif isinstance(record, Reported) and record.trial in due:
+                assert record.time > due.pop(record.trial)
+    assert cold, "nobody came back to a slot after having been elsewhere"
+
+
 def test_a_trial_that_resumes_at_its_end_never_ends() -> None:
     pausing = at.ASHA(9, min_resource=3, type="promotion")  # its first rung is where the curves end
     result = at.simulate(Line(3), scheduler=pausing, num_trials=9, num_slots=2)

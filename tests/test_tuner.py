@@ -250,6 +250,47 @@ def test_a_retried_trial_goes_on_from_its_last_checkpoint_and_counts_no_step_twi
         assert [report["step"] for report in trial.reports] == list(range(1, 10))
 
 
+def test_a_slot_goes_on_with_what_it_held_of_a_trial_that_has_been_elsewhere_since(tmp_path: Path) -> None:
+    """Trial 2 dies when both others wait at the barrier, so that its slot takes one of them over; at the next barrier an idle slot comes first."""
+    flags = tmp_path / "flags"
+    flags.mkdir()
+
+    def train(trial: at.Trial) -> None:
+        def wait_for(*names: str) -> None:
+            end = time.monotonic() + 20.0
+            while time.monotonic() < end and not all((flags / name).exists() for name in names):
+                time.sleep(0.01)
+            time.sleep(0.3)  # and for what follows from that
+
+        trained: list[float] = []  # with what, step by step
+        if trial.restored is not None:
+            trained = json.loads((trial.restored / "trained").read_text())
+        trial.on_save(lambda directory: (directory / "trained").write_text(json.dumps(trained)))
+        (flags / f"{trial.id} at 0").touch()
+        wait_for("0 at 0", "1 at 0", "2 at 0")  # each in a slot of its own
+        if trial.id == 2:
+            wait_for("0 at 2", "1 at 2")
+            raise ValueError("no more")
+        for step in trial.steps():
+            if (trial.id, step) == (0, 4):
+                wait_for("1 at 4")
+            trained.append(trial.config["x"])
+            # Trial 1 takes over from trial 0, then goes on as it is.
+            trial.report(score=1.0 if trial.id == 0 else 2.0 * (step > 2), trained=float(len(trained)), x=trained[-1])
+            (flags / f"{trial.id} at {step}").touch()
+
+    barrier = at.PBT(perturbation_interval=2, max_resource=8, synchronous=True)
+    result = at.run(local(train), SPACE, **options(tmp_path, num_trials=3, slots=3, scheduler=barrier))
+    assert [trial.state for trial in result.trials] == [COMPLETED, COMPLETED, FAILED]
+    assert any(len(trial.lineage) > 1 for trial in result.trials)
+    for trial in result.trials[:2]:
+        segments = [report["segment"] for report in trial.reports]
+        assert segments == sorted(segments)
+        for report in trial.reports:
+            assert report["trained"] == report["step"]
+            assert report["x"] == trial.lineage[int(report["segment"])].config["x"]
+
+
 def test_stop_when_ends_the_run_and_keeps_the_state(tmp_path: Path) -> None:
     result = at.run(
         climb, SPACE, **options(tmp_path, num_trials=1000, stop_when=lambda report: report.metrics["score"] > 7.0)
