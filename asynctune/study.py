@@ -638,7 +638,7 @@ class Study:
             self._start_again(record.trial)
             return []
         self._move(record.trial, FAILED)
-        for level in self._scheduler.finish(record.trial, failed=True):
+        for level in self._scheduler.finish(record.trial, FAILED):
             self._searcher.observe(record.trial, level, -math.inf)
         self._searcher.ended(record.trial, FAILED)
         effects = self._restart_point(trial, None, 0) + self._released()
@@ -669,7 +669,7 @@ class Study:
         if trial.state is not RUNNING:
             self._unqueue(record.trial)
         self._move(record.trial, record.state)
-        for level in self._scheduler.finish(record.trial, failed=False):
+        for level in self._scheduler.finish(record.trial, record.state):
             self._searcher.observe(record.trial, level, -math.inf)
         completed = record.state is COMPLETED
         if completed and self.max_resource is None:

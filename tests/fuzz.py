@@ -45,7 +45,7 @@ from asynctune._core import (
 )
 from asynctune.errors import AsynctuneError
 from asynctune.population import Population
-from asynctune.records import Action
+from asynctune.records import COMPLETED, FAILED, Action
 from asynctune.schedulers import ASHA
 from tests import reference
 
@@ -230,7 +230,7 @@ class Halving:
 
     def finish(self) -> None:
         trial, failed = self.trial(), self.draw.random() < 0.5
-        assert list(self.bound.finish(trial, failed)) == self.of[trial].finish(trial, failed)
+        assert list(self.bound.finish(trial, FAILED if failed else COMPLETED)) == self.of[trial].finish(trial, failed)
 
     def resume(self) -> None:
         resumption, expected = self.bound.resumable(), self.promotable()
@@ -243,7 +243,7 @@ class Halving:
     def spoilt_trial(self) -> None:
         trial = self.draw.choice(NO_MEMBER)
         call = self.draw.choice(
-            [self.bound.begin, lambda t: self.bound.saved(t, 1, None), lambda t: self.bound.finish(t, True)]
+            [self.bound.begin, lambda t: self.bound.saved(t, 1, None), lambda t: self.bound.finish(t, FAILED)]
         )
         assert refused(call, trial), trial
 

@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
+from asynctune.records import TrialState
 from tests.reference import ASHA, oriented, rank
 
 
@@ -150,8 +151,8 @@ class Median:
         scores = [score for step, score in self.reports[trial].items() if step <= self.at[trial][level]]
         return sum(scores) / len(scores)
 
-    def finish(self, trial: int, failed: bool) -> None:
-        if not failed and trial not in self.stopped:
+    def finish(self, trial: int, state: TrialState) -> None:
+        if state is TrialState.COMPLETED:
             self.completed.add(trial)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import asynctune as at
+from asynctune.records import COMPLETED
 from asynctune.searchers.base import Row
 from asynctune.searchers.random import draw
 
@@ -50,7 +51,7 @@ class _ASHA:
         return self._asha.report(trial, step, value).action is at.Action.CONTINUE
 
     def end(self, trial: int, value: float, stopped: bool) -> None:
-        self._asha.finish(trial, failed=False)
+        self._asha.finish(trial, COMPLETED)
 
 
 @pytest.mark.parametrize(("slots", "draws"), [(4, "again"), (4, "once"), (64, "again")])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import asynctune as at
 from asynctune.errors import InvalidArgument
-from asynctune.records import Action
+from asynctune.records import COMPLETED, FAILED, Action
 from asynctune.schedulers import ASHA, Hyperband, Resumption
 from asynctune.schedulers.asha import BoundASHA
 from asynctune.schedulers.hyperband import BoundHyperband, apportion
@@ -77,7 +77,7 @@ def test_synchronous_halving_differs_from_the_reference(
                 assert bound.retried(trial, steps[trial]) == mine.due(trial)
         else:
             failed = bool(value % 2)
-            assert list(bound.finish(trial, failed)) == mine.finish(trial, failed)
+            assert list(bound.finish(trial, FAILED if failed else COMPLETED)) == mine.finish(trial, failed)
 
 
 def test_asynchronous_hyperband_is_not_asha_with_all_brackets() -> None:
@@ -150,7 +150,7 @@ def test_more_than_the_best_go_on_or_before_all_are_there() -> None:
         assert bound.report(trial, 1, float(trial)) == (Action.PAUSE, None, (1,))
         bound.saved(trial, 1, f"c{trial}")
         assert bound.resumable() is None
-    assert bound.finish(6, failed=True) == (1,)  # a dead trial holds nobody up
+    assert bound.finish(6, FAILED) == (1,)  # a dead trial holds nobody up
     for trial in (5, 4):  # 7 // 3
         assert bound.resumable() == Resumption(trial, until=3)
         bound.resume(Resumption(trial, until=3))

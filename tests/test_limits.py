@@ -18,6 +18,7 @@ import ctypes, gc, pickle
 import numpy as np
 from asynctune._core import CHOICE, LINEAR, SAMPLE, Generations, Ladder, Parzen, Stream, Table
 from asynctune.errors import InvalidArgument
+from asynctune.records import COMPLETED, FAILED
 from asynctune.schedulers import ASHA, PBT
 from asynctune.space import Space, uniform
 
@@ -47,7 +48,7 @@ def halving(kind, brackets):
         bound.report(trial, 3, 1.0)
         bound.saved(trial, 3, None)
     bound.resumable()
-    bound.finish(5, failed=True)
+    bound.finish(5, FAILED)
     refused(bound.report_many, trials - 1, ones, trials / 7)
     refused(bound.report_many, trials[:-1], ones, trials / 7)
     refused(bound.promote_many, -1)
@@ -63,7 +64,7 @@ def truncation(synchronous):
         bound.resume(resumption)
     bound.released()
     for member in range(599):
-        bound.finish(member, failed=False)
+        bound.finish(member, COMPLETED)
     refused(bound.saved, 600, 1, "nobody")
 
 def windows(table):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import asynctune as at
 from asynctune.errors import InvalidArgument
-from asynctune.records import Action, TrialState
+from asynctune.records import COMPLETED, FAILED, STOPPED, Action, TrialState
 from asynctune.schedulers import MedianStopping
 from asynctune.schedulers.median import _Median
 from tests import reference_schedulers as reference
@@ -42,8 +42,9 @@ def test_median_stopping_differs_from_the_reference(
             assert list(verdict.recorded) == naive.report(trial, steps[trial], score)
             if trial in naive.stopped or max_resource is not None and steps[trial] >= max_resource:
                 assert verdict[:2] == (Action.STOP, None)
-                assert bound.finish(trial, failed=False) == ()
-                naive.finish(trial, failed=False)
+                state = COMPLETED if max_resource is not None and steps[trial] >= max_resource else STOPPED
+                assert bound.finish(trial, state) == ()
+                naive.finish(trial, state)
                 running.remove(trial)
             else:
                 assert verdict[:2] == (Action.CONTINUE, naive.due(trial))
@@ -51,9 +52,9 @@ def test_median_stopping_differs_from_the_reference(
             steps[trial] = value % (steps[trial] + 1)
             assert bound.retried(trial, steps[trial]) == naive.due(trial)
         else:
-            failed = value % 3 == 0
-            assert bound.finish(trial, failed) == ()
-            naive.finish(trial, failed)
+            state = (FAILED, STOPPED, COMPLETED)[value % 3]
+            assert bound.finish(trial, state) == ()
+            naive.finish(trial, state)
             running.remove(trial)
 
 
@@ -72,24 +73,24 @@ def test_a_trial_as_good_as_the_median_is_stopped_or_a_worse_one_is_not() -> Non
         assert bound.begin(trial) == 2
         assert bound.report(trial, 1, scores[0]) == (Action.CONTINUE, 2, ())
         assert bound.report(trial, 2, scores[1]) == (Action.CONTINUE, 3, (2,))
-        bound.finish(trial, failed=False)
+        bound.finish(trial, COMPLETED)
     # The median is 2. A trial's best counts, not its last.
     for trial, best, action in [(2, 2.0, Action.CONTINUE), (3, 1.9, Action.STOP), (4, math.nan, Action.STOP)]:
         bound.begin(trial)
         bound.report(trial, 1, best)
         assert bound.report(trial, 2, -5.0).action is action
-        bound.finish(trial, failed=True)
+        bound.finish(trial, FAILED)
 
 
 def test_trials_that_were_stopped_or_failed_count() -> None:
     bound = MedianStopping(min_samples=1).bind()
-    for trial, score in enumerate([1.0, 0.0, 9.0]):
+    for trial, (score, state) in enumerate([(1.0, COMPLETED), (0.0, STOPPED), (9.0, FAILED), (8.0, STOPPED)]):
         bound.begin(trial)
         assert bound.report(trial, 1, score).action is (Action.STOP if score < 1 else Action.CONTINUE)
-        bound.finish(trial, failed=score > 1)
-    bound.begin(3)
-    assert bound.report(3, 1, 1.0).action is Action.CONTINUE
-    assert bound.report(3, 2, 0.0).action is Action.CONTINUE  # nobody has completed there
+        bound.finish(trial, state)  # the last one by the user
+    bound.begin(4)
+    assert bound.report(4, 1, 1.0).action is Action.CONTINUE
+    assert bound.report(4, 2, 0.0).action is Action.CONTINUE  # nobody has completed there
 
 
 @pytest.mark.parametrize("max_resource", [None, 12])
@@ -123,7 +124,7 @@ def test_what_is_kept_grows_with_trials_that_ended() -> None:
         bound.begin(trial)
         while bound.report(trial, 1, draws.random()).action is Action.CONTINUE and draws.random() < 0.5:
             pass
-        bound.finish(trial, failed=False)
+        bound.finish(trial, COMPLETED)
     assert not bound._curves and len(bound._medians) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import asynctune as at
 from asynctune.errors import InvalidArgument
-from asynctune.records import Action, Finished, Header, Lost, Record, Reported, Saved, Started, Suggested
+from asynctune.records import FAILED, Action, Finished, Header, Lost, Record, Reported, Saved, Started, Suggested
 from asynctune.results import Result
 from asynctune.schedulers import Replay, Resumption
 from asynctune.space import Space
@@ -153,7 +153,7 @@ def test_a_slot_drops_the_trial_that_it_holds() -> None:
         bound.report(trial, 2, 0.0)
         bound.saved(trial, 2, f"{trial}-0-2")
     assert [resumption.trial for resumption in map(bound.resumable, (None, 2, 7)) if resumption] == [0, 2, 0]
-    bound.finish(0, failed=True)
+    bound.finish(0, FAILED)
     first = bound.resumable()
     assert first is not None and first.trial == 1 and first.until == 5
 

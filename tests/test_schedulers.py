@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from asynctune._core import BRACKET, ORDER, Stream
 from asynctune.errors import AsynctuneError, InvalidArgument
-from asynctune.records import Action
+from asynctune.records import COMPLETED, FAILED, Action
 from asynctune.schedulers import ASHA, FIFO, PBT, BoundPBT, BoundScheduler, Resumption, Scheduler
 from asynctune.space import Space, uniform
 from tests import reference
@@ -77,7 +77,7 @@ def run_asha(history: bytes, promotion: bool, eta: int, low: int, high: int, bra
                 assert bound.retried(trial, steps[trial]) == naive.due(trial)
         else:
             failed = bool(value % 2)
-            assert list(bound.finish(trial, failed)) == naive.finish(trial, failed)
+            assert list(bound.finish(trial, FAILED if failed else COMPLETED)) == naive.finish(trial, failed)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -170,7 +170,7 @@ def test_pbt_differs_from_the_reference(
                 step[trial] = saved_at[trial]
                 assert bound.retried(trial, step[trial]) == naive.due(trial)
         else:
-            assert not bound.finish(trial, failed=bool(value % 2))
+            assert not bound.finish(trial, FAILED if bool(value % 2) else COMPLETED)
             naive.finish(trial)
             paused.discard(trial)
         released = bound.released()
@@ -277,7 +277,7 @@ def test_failed_trial_is_not_counted_where_it_was_going() -> None:
     assert bound.report(0, 1, 1.0) == (Action.PAUSE, None, (1,))
     assert not bound.saved(0, 1, "a") and bound.released() == ()
     assert bound.resumable() is None
-    assert bound.finish(1, failed=True) == (1,)
+    assert bound.finish(1, FAILED) == (1,)
     assert bound.resumable() == Resumption(0, until=2)
 
 
@@ -347,7 +347,7 @@ def test_dead_member_holds_the_barrier() -> None:
         bound.report(trial, 10, float(trial))
         bound.saved(trial, 10, f"c{trial}")
     assert bound.resumable() is None  # member 2 has not even begun
-    bound.finish(2, failed=True)
+    bound.finish(2, FAILED)
     first = bound.resumable()
     assert first is not None
     bound.resume(first)
@@ -392,7 +392,7 @@ def test_fifo_stops_a_trial() -> None:
     assert bound.begin(0) is None and bound.retried(0, 3) is None
     assert bound.report(0, 1, math.nan) == (Action.CONTINUE, None, ())
     assert not bound.saved(0, 1, "a") and bound.released() == ()
-    assert bound.finish(0, failed=True) == () and bound.resumable() is None
+    assert bound.finish(0, FAILED) == () and bound.resumable() is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from asynctune._core import Ladder, as_array
 from asynctune.errors import InvalidArgument, check_integer, check_mode
-from asynctune.records import Action
+from asynctune.records import FAILED, Action, TrialState
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict, highest
 from asynctune.space import Rows, Space
 
@@ -123,8 +123,8 @@ class BoundASHA(BoundScheduler):
     def retried(self, trial: int, step: int) -> int:
         return self._ladder.due(trial)
 
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
-        level = self._ladder.retire(trial, failed)
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
+        level = self._ladder.retire(trial, state is FAILED)
         return () if level is None else (level,)
 
     def saved(self, trial: int, step: int, checkpoint: str | None) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune.errors import InvalidArgument
-from asynctune.records import Action
+from asynctune.records import Action, TrialState
 from asynctune.space import Rows, Space
 
 __all__ = ["BoundScheduler", "Resumption", "Scheduler", "Verdict", "highest"]
@@ -91,8 +91,8 @@ class BoundScheduler(ABC):
         """The trial failed and starts again after `step`. Return the step at which its next decision is due."""
 
     @abstractmethod
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
-        """The trial has ended for good. Return the levels at which it now counts as the worst."""
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
+        """The trial has ended for good: it is COMPLETED, STOPPED or FAILED. Return the levels at which it now counts as the worst."""
 
     def saved(self, trial: int, step: int, checkpoint: str | None) -> bool:
         """The trial has paused, its state after `step` on disk as `checkpoint` (None: nowhere).

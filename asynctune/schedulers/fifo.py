@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asynctune.records import Action
+from asynctune.records import Action, TrialState
 from asynctune.schedulers.base import BoundScheduler, Scheduler, Verdict
 from asynctune.space import Rows, Space
 
@@ -40,5 +40,5 @@ class BoundFIFO(BoundScheduler):
     def retried(self, trial: int, step: int) -> None:
         return None
 
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
         return ()

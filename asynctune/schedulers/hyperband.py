@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import ClassVar
 
 from asynctune.errors import InvalidArgument
-from asynctune.records import Action
+from asynctune.records import FAILED, Action, TrialState
 from asynctune.schedulers.asha import ASHA
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict, highest
 from asynctune.space import Rows, Space
@@ -142,14 +142,14 @@ class BoundHyperband(BoundScheduler):
     def retried(self, trial: int, step: int) -> int:
         return self._due(trial)
 
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
         where, self._where[trial] = self._where[trial], _GONE
         bracket, rung = self._bracket(trial), self._behind[trial]
         if where == _COMING:
-            if failed:
+            if state is FAILED:
                 self._record(bracket, rung, trial, -math.inf)
             self._arrived(bracket)
-            return (self._levels[rung],) if failed else ()
+            return (self._levels[rung],) if state is FAILED else ()
         if where != _GONE and rung <= self._top and (trial in bracket.chosen or trial in self._ready[rung]):
             bracket.chosen.discard(trial)
             self._ready[rung].pop(trial, None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from heapq import heappush, heappushpop
 
 from asynctune.errors import InvalidArgument, check_integer
-from asynctune.records import Action
+from asynctune.records import COMPLETED, Action, TrialState
 from asynctune.schedulers.base import BoundScheduler, Scheduler, Verdict
 from asynctune.space import Rows, Space
 
@@ -23,7 +23,7 @@ class MedianStopping(Scheduler):
     """The median stopping rule: a trial stops after a step if its best value so far is strictly worse than the median of the running
     averages, up to that step, of the trials that have completed.
 
-    Trials that were stopped or failed are not among them. Nothing pauses, so nothing has to be saved.
+    Trials that were stopped, by whomever, or failed are not among them. Nothing pauses, so nothing has to be saved.
 
     Args:
         grace_period: no trial stops before this step, an integer >= 1.
@@ -143,9 +143,9 @@ class BoundMedianStopping(BoundScheduler):
     def retried(self, trial: int, step: int) -> int:
         return self._due(self._curves[trial].step)
 
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
         curve = self._curves.pop(trial)
-        if not (failed or curve.stopped):
+        if state is COMPLETED:
             for level, average in zip(curve.levels, curve.averages, strict=True):
                 self._medians[level].add(average)
         return ()

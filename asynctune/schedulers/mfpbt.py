@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from asynctune._core import DONOR, EXPLORE, Stream, truncated
 from asynctune.errors import InvalidArgument, check_integer
-from asynctune.records import Action
+from asynctune.records import Action, TrialState
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict, highest
 from asynctune.schedulers.pbt import PBT
 from asynctune.space import Rows, Space
@@ -164,7 +164,7 @@ class BoundMFPBT(BoundScheduler):
         undecided = self._undecided(trial)
         return self._next(self._passed[trial]) if undecided is None else undecided * self._spec.perturbation_interval
 
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
         self._alive.discard(trial)
         saved = self._waiting.pop(trial, None)
         for scores in self._scores.values():

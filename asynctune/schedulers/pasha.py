@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asynctune.records import TrialState
 from asynctune.schedulers.asha import ASHA
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 from asynctune.space import Rows, Space
@@ -109,8 +110,8 @@ class BoundPASHA(BoundScheduler):
     def retried(self, trial: int, step: int) -> int:
         return self._asha.retried(trial, step)
 
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
-        return self._asha.finish(trial, failed)
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
+        return self._asha.finish(trial, state)
 
     def saved(self, trial: int, step: int, checkpoint: str | None) -> bool:
         if self._held.get(trial, 0) < self._open or self._open == self._last:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from asynctune._core import CHOICE, LOG, NORMAL, SUGGEST, Stream
 from asynctune.errors import InvalidArgument
+from asynctune.records import TrialState
 from asynctune.schedulers.base import Resumption, Verdict
 from asynctune.schedulers.gaussian import Drifting, choose
 from asynctune.schedulers.pbt import PBT, BoundPBT
@@ -96,9 +97,9 @@ class BoundPB2(BoundPBT):
             self._since[trial] = step, score
         return verdict
 
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
         self._since.pop(trial, None)
-        return super().finish(trial, failed)
+        return super().finish(trial, state)
 
     def resume(self, resumption: Resumption) -> None:
         super().resume(resumption)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from asynctune._core import EXPLORE, Generations, Stream
 from asynctune.errors import InvalidArgument, check_factor, check_integer, check_real
-from asynctune.records import Action
+from asynctune.records import Action, TrialState
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 from asynctune.space import Rows, Space
 
@@ -134,7 +134,7 @@ class BoundPBT(BoundScheduler):
         undecided = self._generations.undecided_depth(trial)
         return self._next(trial) if undecided is None else self._due(undecided)
 
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
         self._generations.leave(trial)
         return ()
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune.errors import InvalidArgument, check_integer
-from asynctune.records import Action
+from asynctune.records import Action, TrialState
 from asynctune.schedulers.base import BoundScheduler, Resumption, Scheduler, Verdict
 from asynctune.space import Rows, Space
 
@@ -96,7 +96,7 @@ class BoundReplay(BoundScheduler):
     def retried(self, trial: int, step: int) -> int | None:
         return self._set_out(trial, step)
 
-    def finish(self, trial: int, failed: bool) -> Sequence[int]:
+    def finish(self, trial: int, state: TrialState) -> Sequence[int]:
         for known in (self._due, self._scores, self._ready):
             known.pop(trial, None)
         return ()
