@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from measure import Row, padded
 from quality_methods import BUDGETS, GRID, OURS, RECOMMENDED, Run
@@ -24,7 +25,7 @@ PAIRS = (("TPE", "HyperOpt"), ("TPE", "hyperopt"), ("TPE + ASHA", "TPE + ASHA bl
 #: Those of ours that are drawn; of all there would be too many to tell apart.
 DRAWN = ("random", "TPE", "ASHA", "BOHB", RECOMMENDED)
 
-_RESAMPLES = 2000
+_DRAWS = 2000
 
 Floats = npt.NDArray[np.float64]
 
@@ -72,7 +73,7 @@ class Table:
         return {method: curves.mean(axis=1) for method, curves in self.curves.items()}
 
     def regret(self, method: str, mark: int) -> tuple[float, float, float]:
-        """The mean over tasks and seeds at a percentage of the budget, and its 95 % bootstrap interval over seeds."""
+        """The mean over tasks and seeds at a percentage of the budget, and its 95 % interval over seeds."""
         return _interval(self.curves[method][:, :, mark - 1].mean(axis=0))
 
     def difference(self, one: str, other: str, mark: int) -> tuple[float, float, float]:
@@ -89,10 +90,10 @@ class Table:
         regrets = np.array([self.means[method][:, mark - 1] for method in methods])
         return dict(zip(methods, _places(regrets).mean(axis=1).tolist(), strict=True))
 
-    def resampled(self, mark: int, methods: Sequence[str]) -> Floats:
-        """(methods, resamples) the same with seeds drawn anew, for each method by itself."""
+    def drawn(self, mark: int, methods: Sequence[str]) -> Floats:
+        """(methods, draws) the same with mean regrets that other seeds might have shown."""
         chance = np.random.default_rng(0)
-        regrets = [_resampled(self.curves[method][:, :, mark - 1], chance) for method in methods]
+        regrets = [_drawn(self.curves[method][:, :, mark - 1], chance) for method in methods]
         return np.asarray(_places(np.array(regrets)).mean(axis=1))
 
     def reached(self, method: str) -> list[float]:
@@ -116,7 +117,7 @@ class Table:
         title = f"### {self.slots} slots, {BUDGETS[self.slots]} full trainings for each; a configuration {drawn}"
         parts = [title, self._methods()]
         if self.complete:
-            parts += [*([self._confidence()] if self.peers else []), self._by_task()]
+            parts += [part for part in (self._confidence(), self._by_task()) if part]
         differences = [
             f"- {one} less {other}: "
             + ", ".join(
@@ -144,17 +145,17 @@ class Table:
         return _markdown(cells)
 
     def _confidence(self) -> str:
-        """How sure the recommended pair's place among the peers is."""
+        """How sure the recommended pair's place among the peers is. One seed says nothing of what others would show."""
         methods = [RECOMMENDED, *self.peers]
+        if not self.peers or min(len(self.seeds[method]) for method in methods) < 2:
+            return ""
         told = []
         for mark in MARKS:
-            places = self.resampled(mark, methods)
+            places = self.drawn(mark, methods)
             low, high = np.percentile(places[0], [2.5, 97.5])
             first = float((places[0] < places[1:].min(axis=0)).mean())
             rank = self.ranks(mark, methods)[RECOMMENDED]
-            told.append(
-                f"{rank:.2f} ({low:.2f} to {high:.2f}) at {mark} %, the best in {100 * first:.0f} % of resamples"
-            )
+            told.append(f"{rank:.2f} ({low:.2f} to {high:.2f}) at {mark} %, the best in {100 * first:.0f} % of draws")
         return f"Average rank of `{RECOMMENDED}` among the {len(self.peers)} peers: {'; '.join(told)}."
 
     def _by_task(self) -> str:
@@ -283,15 +284,18 @@ def plot(settings: Sequence[Table], path: Path) -> None:
 
 
 def _interval(samples: Floats) -> tuple[float, float, float]:
-    """The mean of samples (seeds,), and its 95 % percentile bootstrap interval."""
-    low, high = np.percentile(_resampled(samples, np.random.default_rng(0)), [2.5, 97.5])
-    return float(samples.mean()), float(low), float(high)
+    """The mean of samples (seeds,), and its 95 % interval by Student's t, which holds for few of them as well."""
+    mean, seeds = float(samples.mean()), len(samples)
+    half = float(stdtrit(seeds - 1, 0.975) * samples.std(ddof=1) / math.sqrt(seeds)) if seeds > 1 else math.inf
+    return mean, mean - half, mean + half
 
 
-def _resampled(samples: Floats, chance: np.random.Generator) -> Floats:
-    """(..., resamples) the means of samples (..., seeds) over seeds drawn anew."""
+def _drawn(samples: Floats, chance: np.random.Generator) -> Floats:
+    """(..., draws) what the mean of samples (..., seeds) may be in truth, by the same distribution."""
     seeds = samples.shape[-1]
-    return np.asarray(samples[..., chance.integers(seeds, size=(_RESAMPLES, seeds))].mean(axis=-1))
+    noise = chance.standard_t(seeds - 1, size=(*samples.shape[:-1], _DRAWS))
+    error = samples.std(axis=-1, ddof=1, keepdims=True) / math.sqrt(seeds)
+    return np.asarray(samples.mean(axis=-1, keepdims=True) + error * noise)
 
 
 def _places(regrets: Floats) -> Floats:

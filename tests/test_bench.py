@@ -93,7 +93,11 @@ def test_places_and_times_of_the_quality_benchmark_are_those_of_other_curves(mon
 
     ends = {"random": (0.5, 0.2), RECOMMENDED: (0.1, 0.4), "hyperopt": (0.3, 0.4), "Ray ASHA": (0.7, 0.9)}
     lines = {
-        Run(task, method, 4, "again", seed): {"hours": 2.0, "regrets": np.linspace(1.0, end, 100).tolist()}
+        Run(task, method, 4, "again", seed): {
+            "hours": 2.0,
+            "regrets": np.linspace(1.0, end, 100).tolist(),
+            "trials": seed,
+        }
         for method, values in ends.items()
         for task, end in zip(("1", "2"), values, strict=True)
         for seed in range(3)
@@ -108,6 +112,7 @@ def test_places_and_times_of_the_quality_benchmark_are_those_of_other_curves(mon
     }
     assert table.reached(RECOMMENDED) == pytest.approx([56, np.inf])  # 1 - 0.9 (k - 1) / 99 <= 0.5
     assert table.regret(RECOMMENDED, 100) == pytest.approx((0.25, 0.25, 0.25))
+    assert (table.trials["hyperopt"], table.trials["Ray ASHA"]) == (1, 0.5)
     assert [row.median for row in rows([table])] == [np.inf, 1.25, 1.25, 1.25]
     lines_of_text = table.text().splitlines()
     [first] = [line for line in lines_of_text if line.startswith("| 1 ")]
@@ -116,6 +121,27 @@ def test_places_and_times_of_the_quality_benchmark_are_those_of_other_curves(mon
     ]
     [second] = [line for line in lines_of_text if line.startswith("| 2 ")]
     assert "| never " in second
+
+
+def test_an_interval_over_few_seeds_is_narrower_than_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from quality_figures import tables
+    from quality_methods import RECOMMENDED, Run
+
+    samples = np.random.default_rng(0).normal(size=(2000, 3))
+    covered = 0
+    for row in samples.tolist():
+        lines = {
+            Run("1", RECOMMENDED, 4, "again", seed): {"hours": 1.0, "regrets": [value] * 100, "trials": 1}
+            for seed, value in enumerate(row)
+        }
+        [table] = tables(lines, [])
+        _, low, high = table.regret(RECOMMENDED, 100)
+        covered += low < 0 < high
+    assert covered / len(samples) == pytest.approx(0.95, abs=0.02)
+    alone = {run: line for run, line in lines.items() if run.seed == 0}
+    [table] = tables(alone, [])
+    assert table.regret(RECOMMENDED, 100)[1:] == (-np.inf, np.inf)
 
 
 def test_page_takes_figures_of_a_quick_run(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from asynctune.errors import InvalidArgument
 from asynctune.records import Action
 from asynctune.schedulers import PB2, PBT
 from asynctune.schedulers.gaussian import _GRID, Drifting, choose
-from asynctune.schedulers.pb2 import BoundPB2, _unit, _value
+from asynctune.schedulers.pb2 import BoundPB2, _unit, _value, _varies
 from asynctune.space import Rows, Space
 from tests import reference_schedulers as reference
 from tests.test_schedulers import SCORES, histories, threes
@@ -186,6 +186,13 @@ def test_a_place_in_a_domain_is_another_value() -> None:
     lr, units = SPACE.columns[0], SPACE.columns[2]
     assert _value(lr, 0.0) == 1e-4 and _value(lr, 0.5) == pytest.approx(1e-2) and _value(lr, 1.0) == pytest.approx(1.0)
     assert [_value(units, unit) for unit in (0.0, 0.2, 0.3, 0.9)] == [0, 0, 1, 2]
+
+
+def test_a_normal_hyperparameter_passes_for_a_constant() -> None:
+    space = Space(
+        {"even": at.normal(1.0, 1.0), "one": at.ordinal([3]), "kind": at.choice([1, 2]), "x": at.uniform(0, 1)}
+    )
+    assert [_varies(column) for column in space.columns] == [True, False, False, True]
 
 
 def final(spec: PBT, seed: int) -> float:

@@ -40,7 +40,8 @@ class PB2(PBT):
 
     What others are training with at the time counts as looked at. `choice`, and everything before four gains are known, is explored as in
     `PBT`, whose arguments these are; `ordinal` and integers are numbers here. A choice takes some 20 ms, for which the run waits: it is for
-    populations of tens.
+    populations of tens. It follows from what has been reported when its turn comes, so that, unlike `PBT`, other numbers of slots may give other
+    runs, with `synchronous=True` too.
     """
 
     def bind(
@@ -82,7 +83,7 @@ class BoundPB2(BoundPBT):
         assert space is not None
         self._columns = space.columns
         self._rows = rows
-        self._numbers = np.array([column.kind != CHOICE and column.high != column.low for column in space.columns])
+        self._numbers = np.array([_varies(column) for column in space.columns])
         self._since: dict[int, tuple[int, float]] = {}  # member -> step and score from which it is on its way
         self._gains: deque[_Gain] = deque(maxlen=_WINDOW)
 
@@ -146,6 +147,11 @@ class BoundPB2(BoundPBT):
         units = [[_unit(self._columns[j], float(row[j])) for j in numbers] for _, _, row in states]
         span = scores.max() - scores.min()
         return np.column_stack([units, (scores - scores.min()) / span if span > 0 else np.full(len(scores), 0.5)])
+
+
+def _varies(column: Column) -> bool:
+    """Whether a hyperparameter is a number that can be another one: the bounds of a normal one are its mean and deviation."""
+    return column.kind == NORMAL or (column.kind != CHOICE and column.low != column.high)
 
 
 def _scaled(values: Sequence[float]) -> npt.NDArray[np.float64]:
