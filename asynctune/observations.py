@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from asynctune.errors import InvalidArgument, check_integer
-from asynctune.records import Config
+from asynctune.records import COMPLETED, FAILED, STOPPED, Config, TrialState
 from asynctune.space import Row, Space
 
 __all__ = ["Known", "Observation", "Observations", "Observed", "check", "encode", "fingerprint", "listed"]
@@ -19,7 +19,8 @@ class Observation(NamedTuple):
     """What a configuration scored. A plain tuple will do, `(config, value)` or `(config, {step: value})`.
 
     config: of the space. values: the metric after each step known, or the final value alone; where one is not finite, training had failed.
-    complete: whether training came to its end, so that the value after the last step is the final one.
+    complete: whether training came to its end, so that the value after the last step is the final one. If not it was stopped: others went on where
+    it did not, and a model of later steps counts it among the worse ones.
     """
 
     config: Config
@@ -38,12 +39,12 @@ Observations = Iterable[tuple[Any, ...]] | Observed
 
 
 class Known(NamedTuple):
-    """An observation as a study takes it: its row (d,); (step, value) pairs, steps ascending; the final value, None if there is none."""
+    """An observation as a study takes it: its row (d,); (step, value) pairs, steps ascending; the final value, None if there is none; how it ended."""
 
     row: Row
     values: list[tuple[int, float]]
     final: float | None
-    failed: bool
+    state: TrialState
 
 
 def listed(observations: Observations, metric: str) -> list[Observation]:
@@ -66,9 +67,9 @@ def check(observations: Iterable[Observation], space: Space) -> list[Known]:
             row = space.encode(config)
             pairs = _curve(values) if isinstance(values, Mapping) else [(0, _value(values))]
         finite = list(itertools.takewhile(lambda pair: math.isfinite(pair[1]), pairs))
-        failed = len(finite) < len(pairs)
-        final = finite[-1][1] if complete and not failed else None
-        known.append(Known(row, finite if isinstance(values, Mapping) else [], final, failed))
+        state = FAILED if len(finite) < len(pairs) else COMPLETED if complete else STOPPED
+        final = finite[-1][1] if state is COMPLETED else None
+        known.append(Known(row, finite if isinstance(values, Mapping) else [], final, state))
     return known
 
 

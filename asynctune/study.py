@@ -48,7 +48,7 @@ from asynctune.records import (
 from asynctune.references import References
 from asynctune.schedulers import FIFO, Scheduler
 from asynctune.searchers import Random, Searcher
-from asynctune.searchers.base import Suggestion
+from asynctune.searchers.base import FINAL, Suggestion
 from asynctune.space import Rows, Space
 from asynctune.worker.trial import measurements
 
@@ -353,11 +353,17 @@ class Study:
         """
         if metric not in (None, self.metric):
             raise InvalidArgument(f"metric must be the study's own, {self.metric!r}, got {metric!r}")
-        return [
-            Observation(self.config(number), {trial.step: self._values[number]}, trial.state is COMPLETED)
-            for number, trial in enumerate(self._trials)
-            if trial.step and not trial.segment
-        ]
+        observations = []
+        for number, trial in enumerate(self._trials):
+            value = self._values[number]
+            # What a trial that is to start again had reported is void, and its value NaN.
+            known = trial.step > 0 and (trial.state in ENDED or not math.isnan(value))
+            values = {trial.step: value} if known else {}
+            if trial.state is FAILED:
+                values[trial.step + 1] = math.nan
+            if values and not trial.segment:
+                observations.append(Observation(self.config(number), values, trial.state is COMPLETED))
+        return observations
 
     def trial_seed(self, trial: int) -> int:
         """The seed that user code gets, 0 <= seed < 2**31; the same in every segment and attempt."""
@@ -673,7 +679,7 @@ class Study:
             self._searcher.observe(record.trial, level, -math.inf)
         completed = record.state is COMPLETED
         if completed and self.max_resource is None:
-            self._searcher.observe(record.trial, 0, self._sign * self._values[record.trial])
+            self._searcher.observe(record.trial, FINAL, self._sign * self._values[record.trial])
         self._searcher.ended(record.trial, record.state)
         effects: list[Effect] = []
         if completed and self._is_best(record.trial):
@@ -712,10 +718,10 @@ class Study:
         # From the last step to the first, which stays.
         values = {level: value for step, value in reversed(known.values) if (level := self._scheduler.level(step))}
         if known.final is not None and (self.max_resource is None or not known.values):
-            values[self.max_resource or 0] = known.final
+            values[self.max_resource or FINAL] = known.final
         for level in sorted(values):
             self._searcher.observe(trial, level, self._sign * values[level])
-        self._searcher.ended(trial, FAILED if known.failed else COMPLETED)  # who stopped it, and why, is not known
+        self._searcher.ended(trial, known.state)
 
     def check_num_trials(self, num_trials: int | None) -> None:
         """Raise `InvalidArgument` unless the study may go on with so many trials: it may with as many, or with more."""

@@ -12,10 +12,12 @@ import pytest
 import asynctune as at
 from asynctune.errors import InvalidArgument
 from asynctune.observations import Observation
-from asynctune.records import COMPLETED, FAILED, Suggested, TrialState
+from asynctune.records import COMPLETED, FAILED, STOPPED, Suggested, TrialState
 from asynctune.schedulers import Scheduler
 from asynctune.searchers import Searcher
+from asynctune.searchers.base import FINAL
 from asynctune.searchers.random import BoundRandom
+from asynctune.searchers.tpe import BoundTPE
 from asynctune.space import Rows
 from asynctune.study import Suggest
 from tests.methods import schedulers, searchers
@@ -125,8 +127,8 @@ heard: list[Heard] = []
 @pytest.mark.parametrize(
     ("scheduler", "values", "observed"),
     [
-        (at.FIFO(), 3.0, [(0, -3.0)]),
-        (at.FIFO(), {1: 2.0, 7: 3.0}, [(0, -3.0)]),
+        (at.FIFO(), 3.0, [(FINAL, -3.0)]),
+        (at.FIFO(), {1: 2.0, 7: 3.0}, [(FINAL, -3.0)]),
         (at.ASHA(9), 3.0, [(9, -3.0)]),
         (at.ASHA(9), {1: 2.0, 2: 1.0, 4: 5.0, 8: 6.0}, [(1, -2.0), (3, -5.0)]),
         (at.ASHA(9, min_resource=3), {1: 2.0, 2: 1.0}, []),
@@ -136,7 +138,8 @@ heard: list[Heard] = []
         (at.Hyperband(9, synchronous=True), {3: 6.0}, [(3, -6.0)]),
         (at.PASHA(9), {3: 6.0}, [(3, -6.0)]),
         (at.PBT(3, 10, burn_in=4), {3: 1.0, 6: 2.0, 7: 3.0, 10: 4.0}, [(6, -2.0), (10, -4.0)]),
-        (at.MedianStopping(grace_period=4, interval=2), {2: 1.0, 5: 2.0}, [(0, -2.0), (4, -2.0)]),
+        (at.MedianStopping(grace_period=4, interval=2), {2: 1.0, 5: 2.0}, [(4, -2.0), (FINAL, -2.0)]),
+        (at.MedianStopping(grace_period=4, interval=2), 3.0, [(FINAL, -3.0)]),
     ],
 )
 def test_a_value_counts_at_another_level_than_the_one_it_reached(
@@ -154,6 +157,32 @@ def test_a_failure_that_is_known_counts_as_a_result(values: Any) -> None:
     study(searcher=Listener(), scheduler=at.ASHA(9), observations=[(FIRST[0], values)])
     assert ("observe", -1, 9, 1.0) not in heard[-1].calls
     assert heard[-1].calls[-1] == ("ended", -1, FAILED)
+
+
+def test_a_trial_that_was_stopped_has_ended_by_itself_for_the_next_run() -> None:
+    study(searcher=Listener(), scheduler=at.ASHA(9), observations=[(FIRST[0], {1: 2.0}, False)])
+    assert heard[-1].calls == [("started", -1), ("observe", -1, 1, 2.0), ("ended", -1, STOPPED)]
+
+
+@pytest.mark.parametrize("searcher", [at.TPE(), at.HyperOpt(), at.Optuna("TPESampler")], ids=repr)
+@pytest.mark.parametrize("scheduler", [at.ASHA(4, reduction_factor=2), at.MedianStopping()], ids=repr)
+def test_a_result_teaches_something_else_than_the_run_did(searcher: Searcher, scheduler: Scheduler) -> None:
+    result = at.simulate(Hill(), num_trials=40, num_slots=1, seed=5, scheduler=scheduler)
+    assert {trial.state for trial in result.trials} == {COMPLETED, STOPPED}
+    live = study(searcher=searcher, scheduler=scheduler, num_trials=40)
+    for record in result.events():
+        live.apply(record)
+    after = study(searcher=searcher, scheduler=scheduler, num_trials=40, observations=result)
+    np.testing.assert_array_equal(after._searcher.prepare(41)(), live._searcher.prepare(41)())
+
+
+def test_final_values_are_forgotten_once_steps_are_known() -> None:
+    known = [({"x": k / 40, "kind": "a"}, -((k / 40 - 0.3) ** 2)) for k in range(40)]
+    after = study(searcher=at.TPE(), scheduler=at.MedianStopping(), observations=known)
+    run(after, 12, steps=3)
+    bound = after._searcher
+    assert isinstance(bound, BoundTPE)
+    assert bound._history.level == FINAL and not bound._history.left_out
 
 
 @searchers
@@ -219,7 +248,7 @@ def test_a_result_is_read_with_other_values_than_it_has(tmp_path: Path) -> None:
     for source in (known, result, tmp_path / "run", str(tmp_path / "run")):
         at.simulate(Hill(), num_trials=1, searcher=Listener(), observations=source)
         calls.append(heard[-1].calls[: -2 - 1])
-    complete = [(trial.id - 9, 0, trial.value) for trial in result.trials if trial.step == 4]
+    complete = [(trial.id - 9, FINAL, trial.value) for trial in result.trials if trial.step == 4]
     assert [call[1:] for call in calls[0] if call[0] == "observe"] == complete, "FIFO compares what went to its end"
     assert all(call == calls[0] for call in calls)
 
@@ -236,6 +265,28 @@ def test_a_study_is_read_with_other_values_than_it_has() -> None:
     assert len(heard[-1].calls) == 9
     with pytest.raises(InvalidArgument, match="metric must be the study's own, 'score', got 'loss'"):
         study(metric="loss", observations=own)
+
+
+def test_a_study_takes_a_failure_for_a_result_or_the_other_way_round() -> None:
+    own = study(max_failures=1, num_trials=3)
+    for _ in range(3):
+        job = own.ask()
+        assert job is not None
+        if job.trial_id < 2:
+            own.tell(job.trial_id, step=4, score=1.0)
+        own.finish(job.trial_id, error="ValueError: no")
+        job = own.ask()  # the same, once more
+        assert job is not None
+        if job.trial_id == 0:
+            own.tell(0, step=4, score=2.0)
+        if job.trial_id != 1:
+            own.finish(job.trial_id, error="ValueError: no")
+    # Trial 0 failed after step 4, 2 before its first report; 1 is tried again, and what it had reported is void.
+    nan = pytest.approx(math.nan, nan_ok=True)
+    assert [(known.values, known.complete) for known in own.observations()] == [
+        ({4: 2.0, 5: nan}, False),
+        ({1: nan}, False),
+    ]
 
 
 def test_weights_of_another_configuration_count_for_the_last() -> None:

@@ -13,7 +13,10 @@ import numpy.typing as npt
 from asynctune.records import TrialState
 from asynctune.space import Rows, Space
 
-__all__ = ["BoundSearcher", "Row", "Searcher", "Suggestion", "Uninformed"]
+__all__ = ["FINAL", "BoundSearcher", "Row", "Searcher", "Suggestion", "Uninformed"]
+
+#: The level of a final value where trials end by themselves: above that of every step, however far a trial went.
+FINAL = 2**62
 
 Row = npt.NDArray[np.float64]
 Suggestion = Callable[[], Row]
@@ -40,7 +43,7 @@ class BoundSearcher(Protocol):
         """A trial exists now, and has its row."""
 
     def observe(self, trial: int, level: int, score: float) -> None:
-        """A trial's score at a level, once; a larger level is closer to the end; level 0: its final value, and then there is no other."""
+        """A trial's score at a level, once: after a step, or `FINAL`. A larger level is closer to the end."""
 
     def ended(self, trial: int, state: TrialState) -> None:
         """No more observations of a trial will come: it is COMPLETED, STOPPED or FAILED."""
