@@ -95,7 +95,8 @@ class StepBenchmark(Benchmark, Protocol):
     def step(self, state: Any, config: dict[str, Any], seed: int) -> tuple[Any, float, float]:
         """One step from `state` (None: from scratch). Return the state after it, the value there, and the seconds that it took, >= 0.
 
-        The state is a new one: the old one may be another trial's checkpoint. `seed` is this very step's, 0 <= seed < 2**31.
+        The state is a new one: the old one may be another trial's checkpoint. `seed` is this very step's, 0 <= seed < 2**31, and another one
+        when the step is tried again after a failure.
         """
 
 
@@ -331,8 +332,10 @@ class _Simulation(Shell):
     def _steps(self, benchmark: StepBenchmark, started: Started, state: Any, began: float) -> Iterator[_Step]:
         """The same, computed one by one."""
         study = self.study
+        attempt = study.failures(started.trial)
         for step in range(started.step + 1, benchmark.max_resource + 1):
-            seed = Stream(study.seed, SEED, started.trial, started.segment, step).below(2**31)
+            stream = Stream(study.seed, SEED, started.trial, started.segment, step)
+            seed = [stream.below(2**31) for _ in range(attempt + 1)][-1]
             state, value, seconds = benchmark.step(state, study.config(started.trial), seed)
             if not 0 <= seconds < math.inf:
                 raise InvalidArgument(f"the seconds of a step must be finite and >= 0, got {seconds}")

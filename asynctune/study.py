@@ -382,6 +382,10 @@ class Study:
         """Whether `trial` is RUNNING, and neither told to pause nor to stop."""
         return self._trials[trial].state is RUNNING and self._trials[trial].told is CONTINUE
 
+    def failures(self, trial: int) -> int:
+        """How many attempts of `trial` have failed."""
+        return self._trials[trial].failures
+
     def may_retry(self, trial: int) -> bool:
         """Whether a failure of `trial` now is not its last: never of one told to stop, always if the run is to end."""
         if self._trials[trial].told is STOP:

@@ -347,6 +347,18 @@ def test_a_step_that_fails_restarts_from_scratch() -> None:
     assert [t.step for t in result.trials] == [9] * 4
 
 
+def test_bad_luck_repeats_itself() -> None:
+    class Flaky(Walk):
+        def step(self, state: Any, config: dict[str, Any], seed: int) -> tuple[Any, float, float]:
+            if seed % 10 == 0:
+                raise OSError("flaky")
+            return super().step(state, config, seed)
+
+    result = at.simulate(Flaky(), num_trials=40, num_slots=4, max_failures=20)
+    assert len(of_kind(result, Failed)) > 20
+    assert {trial.state for trial in result.trials} == {TrialState.COMPLETED}
+
+
 def test_a_program_that_is_wrong_looks_like_bad_luck() -> None:
     class Wrong(Line):
         def evaluate(self, config: dict[str, Any], seed: int) -> Any:
