@@ -15,6 +15,9 @@ from asynctune.space import Column, Space, choice, lograndint, loguniform, ordin
 
 __all__ = ["DIGITS", "DIGITS_FILE", "Once", "Tabular"]
 
+#: How far from a recorded configuration a hyperparameter may lie that is the same but for roundings; its range is 1 long.
+_ROUNDING = 1e-9
+
 Curve = tuple[list[float], list[float]]  # values and seconds, (s,) each
 
 #: The search space of LCBench (Zimmer et al., "Auto-PyTorch Tabular", 2021). Its configurations have 1 to 4 layers.
@@ -59,7 +62,8 @@ class Tabular:
         seconds: (n, s) from the beginning of training to the end of each step; they never decrease.
         metric: the metric's name.
         mode: `"min"` or `"max"`.
-        exact: whether a configuration that was not recorded is refused, with `InvalidArgument`: for tables that hold a whole grid.
+        exact: whether a configuration that was not recorded, but for roundings, is refused, with `InvalidArgument`: for tables that hold a
+            whole grid.
 
     Attributes:
         max_resource: s.
@@ -96,7 +100,7 @@ class Tabular:
             raise InvalidArgument("seconds must be finite, >= 0 and never decrease")
         self.max_resource = shape[1]
         rows = [self.space.encode(config) for config in configs]
-        self._rows = {row.tobytes(): number for number, row in reversed([*enumerate(rows)])} if exact else None
+        self._exact = exact
         self._scale = _Scale(self.space.columns)
         self._points = np.array([self._scale(row) for row in rows])
         self._halves = (self._points**2).sum(axis=1) / 2
@@ -116,10 +120,8 @@ class Tabular:
     def nearest(self, config: dict[str, Any]) -> int:
         """The number of the recorded configuration that stands for `config`. Raises `InvalidArgument` if there is none."""
         row = self.space.encode(config)
-        if self._rows is None:
-            return int(self._distances(row).argmin())
-        number = self._rows.get(row.tobytes())
-        if number is None:
+        number = int(self._distances(row).argmin())
+        if self._exact and np.abs(self._points[number] - self._scale(row)).max() > _ROUNDING:
             raise InvalidArgument(f"a configuration must be one of the {len(self)} recorded ones, got {config!r}")
         return number
 

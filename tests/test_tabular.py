@@ -89,6 +89,16 @@ def test_what_was_not_recorded_is_made_up() -> None:
     assert all(trial.value == trial.config["a"] * trial.config["b"] for trial in result.trials)
 
 
+def test_a_grid_is_refused_for_its_roundings() -> None:
+    space = {"lr": at.loguniform(1e-4, 1e-1), "share": at.uniform(0.0, 0.3)}
+    configs = [{"lr": lr, "share": share} for lr in (1e-4, 1e-3, 1e-2, 1e-1) for share in (0.0, 0.1, 0.2, 0.3)]
+    values = [[float(number)] for number in range(16)]
+    whole = at.Tabular(space, configs, values, [[1.0]] * 16, metric="score", mode="max", exact=True)
+    result = at.simulate(whole, searcher=at.Grid(points=4))
+    assert result.trials[5].config not in configs
+    assert [trial.value for trial in result.trials] == [*range(16)]
+
+
 def test_a_recorded_configuration_comes_up_twice() -> None:
     curves = table()
     for scheduler in (at.FIFO(), at.ASHA(3, reduction_factor=2, type="promotion")):
