@@ -6,6 +6,8 @@ Everything that asynctune raises on purpose is an `AsynctuneError`. A wrong argu
 
 import math
 import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "AsynctuneError",
@@ -19,6 +21,8 @@ __all__ = [
     "check_integer",
     "check_mode",
     "check_real",
+    "check_seconds",
+    "named",
 ]
 
 
@@ -69,6 +73,21 @@ def check_real(name: str, value: object, low: float, high: float) -> float:
     if not low <= number <= high:
         raise InvalidArgument(f"{name} must be a number in [{low}, {high}], got {value!r}")
     return number
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise `InvalidArgument` unless it is a positive and finite number."""
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InvalidArgument(f"{name} must be a positive number of seconds, got {value!r}")
+
+
+@contextmanager
+def named(argument: str) -> Iterator[None]:
+    """An `InvalidArgument` says which one of many it is about."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{argument}: {error}") from None
 
 
 def check_factor(value: object) -> float:

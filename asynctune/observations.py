@@ -4,11 +4,10 @@ import hashlib
 import itertools
 import math
 import numbers
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from asynctune.errors import InvalidArgument, check_integer
+from asynctune.errors import InvalidArgument, check_integer, named
 from asynctune.records import COMPLETED, FAILED, STOPPED, Config, TrialState
 from asynctune.space import Row, Space
 
@@ -63,7 +62,7 @@ def check(observations: Iterable[Observation], space: Space) -> list[Known]:
     """As a study takes them. Raises `InvalidArgument`, naming the observation, the rule and the value, if one breaks its rule."""
     known = []
     for number, (config, values, complete) in enumerate(observations):
-        with _named(f"observations[{number}]"):
+        with named(f"observations[{number}]"):
             row = space.encode(config)
             pairs = _curve(values) if isinstance(values, Mapping) else [(0, _value(values))]
         finite = list(itertools.takewhile(lambda pair: math.isfinite(pair[1]), pairs))
@@ -71,15 +70,6 @@ def check(observations: Iterable[Observation], space: Space) -> list[Known]:
         final = finite[-1][1] if state is COMPLETED else None
         known.append(Known(row, finite if isinstance(values, Mapping) else [], final, state))
     return known
-
-
-@contextmanager
-def _named(argument: str) -> Iterator[None]:
-    """An error says what it is about."""
-    try:
-        yield
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{argument}: {error}") from None
 
 
 def _curve(values: Mapping[int, float]) -> list[tuple[int, float]]:
@@ -100,7 +90,7 @@ def encode(points: Sequence[Config], space: Space) -> list[Row]:
         raise InvalidArgument(f"points_to_evaluate must be a list of configurations, got {points!r}")
     rows = []
     for number, config in enumerate(points):
-        with _named(f"points_to_evaluate[{number}]"):
+        with named(f"points_to_evaluate[{number}]"):
             rows.append(space.encode(config))
     return rows
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from asynctune import journal
 from asynctune._core import SEED, Stream
-from asynctune.errors import InvalidArgument, check_integer, check_real
+from asynctune.errors import InvalidArgument, check_integer, check_real, check_seconds
 from asynctune.observations import Observations
 from asynctune.records import (
     CONTINUE,
@@ -44,12 +44,16 @@ from asynctune.schedulers import Scheduler
 from asynctune.searchers import Searcher
 from asynctune.space import Space
 from asynctune.study import Release, Save, Study, Suggest
+from asynctune.tabular import Once
 
 __all__ = ["Benchmark", "CurveBenchmark", "Shell", "StepBenchmark", "simulate"]
 
 
 #: Records that are handed over at a time. Kept and counted in turn with what makes them, each would take twice as long.
 PORTION = 500
+
+#: Ends of trials, beyond one for each slot, at the same time: then it does not pass.
+STANDSTILL = 10_000
 
 
 class Benchmark(Protocol):
@@ -122,26 +126,34 @@ def simulate(
 
     Args:
         benchmark: a `CurveBenchmark` such as `at.Tabular`, or a `StepBenchmark`.
-        searcher, scheduler, num_trials, seed, max_failures, points_to_evaluate, observations: as `at.run` has them. Without `num_trials`, steps have to take time, or the searcher be `Grid`.
+        searcher, scheduler, num_trials, seed, max_failures, points_to_evaluate, observations: as `at.run` has them. Without `num_trials`, steps have
+            to take time, unless the searcher is `Grid`; `Tabular.once()` then has as many trials as configurations.
         num_slots: how many trials run at a time, an integer >= 1.
         time_budget: virtual seconds after which the run ends; what runs then pauses at its next report.
         startup: virtual seconds that each start costs before the first step, unless the trial goes on in the slot that still holds it.
-        run_dir: where a journal goes, for `Result.load` and `python -m asynctune report`; None: nothing is written, the records stay in memory.
+        run_dir: where a journal goes, for `Result.load`; None: nothing is written, the records stay in memory.
 
     Raises:
-        InvalidArgument: an argument breaks its rule, a curve is not `max_resource` long or goes back in time, or a scheduler changes
-            hyperparameters of a `CurveBenchmark`.
+        InvalidArgument: an argument breaks its rule, a curve is not `max_resource` long or goes back in time, or a scheduler would change
+            configurations of a `CurveBenchmark`.
         RunFailed: the first trials all fail in the same way, or all trials do.
     """
     num_slots = check_integer("num_slots", num_slots, at_least=1)
     startup = check_real("startup", startup, 0.0, sys.float_info.max)
     if time_budget is not None:
-        time_budget = check_real("time_budget", time_budget, 0.0, sys.float_info.max)
-    if isinstance(benchmark, CurveBenchmark) is isinstance(benchmark, StepBenchmark):
+        check_seconds("time_budget", time_budget)
+    curves = isinstance(benchmark, CurveBenchmark)
+    if isinstance(benchmark, type) or curves is isinstance(benchmark, StepBenchmark):
         raise InvalidArgument(
-            f"a benchmark must have space, metric, mode, max_resource, and either evaluate or step, got {benchmark!r}"
+            f"a benchmark must be an object with space, metric, mode, max_resource, and either evaluate or step, got {benchmark!r}"
         )
     check_integer("max_resource of a benchmark", benchmark.max_resource, at_least=1)
+    if isinstance(benchmark, Once) and (searcher is None or searcher.size(benchmark.space) is None):
+        if num_trials is not None and num_trials > benchmark.left:
+            raise InvalidArgument(
+                f"num_trials must be <= the {benchmark.left} configurations that have not come up, got {num_trials}"
+            )
+        num_trials = benchmark.left if num_trials is None else num_trials
     study = Study(
         benchmark.space,
         metric=benchmark.metric,
@@ -156,6 +168,10 @@ def simulate(
         observations=observed(observations, benchmark.metric),
     )
     study.check_end(time_budget)
+    if curves and study.changes_configs:
+        raise InvalidArgument(
+            f"{study.scheduler!r} changes configurations, which takes a benchmark with step, not evaluate"
+        )
     if study.num_trials is not None:
         num_slots = min(num_slots, study.num_trials)
     header = study.header(num_slots)
@@ -267,6 +283,9 @@ class _Simulation(Shell):
         self._idle = deque(range(num_slots))  # slots, in the order in which they began to wait
         self._states: dict[str, Any] = {}  # by checkpoint; a curve needs none
         self._ended: _Job | None = None  # the last one
+        self._since = 0.0  # the last time at which one ended
+        self._at_once = 0  # how many did then
+        self._most_at_once = math.inf if study.num_trials is not None else num_slots + STANDSTILL
         self.failure: str | None = None
 
     def run(self) -> Iterator[Record]:
@@ -309,13 +328,15 @@ class _Simulation(Shell):
 
     def _curve(self, benchmark: CurveBenchmark, started: Started, state: None, began: float) -> Iterator[_Step]:
         """The steps of a start, from the time `began` on: those of a curve after the last that is over."""
-        if started.donor is not None:
-            raise InvalidArgument("a scheduler that changes hyperparameters needs a benchmark with step, not evaluate")
         study, steps = self.study, benchmark.max_resource
-        values, elapsed = benchmark.evaluate(study.config(started.trial), study.trial_seed(started.trial))
-        values, elapsed = _listed(values), _listed(elapsed)
-        if not len(values) == len(elapsed) == steps:
-            what = f"{len(values)} values and {len(elapsed)} times"
+        curve = benchmark.evaluate(study.config(started.trial), study.trial_seed(started.trial))
+        try:
+            values, elapsed = map(_listed, curve)
+            lengths = len(values), len(elapsed)
+        except (TypeError, ValueError):
+            raise InvalidArgument(f"evaluate must return values and seconds, got {curve!r:.200}") from None
+        if lengths != (steps, steps):
+            what = "{} values and {} times".format(*lengths)
             raise InvalidArgument(f"a curve must have max_resource = {steps} steps, got {what}")
         last = elapsed[started.step - 1] if started.step else 0.0
         origin, now = began - last, began
@@ -336,7 +357,11 @@ class _Simulation(Shell):
         for step in range(started.step + 1, benchmark.max_resource + 1):
             stream = Stream(study.seed, SEED, started.trial, started.segment, step)
             seed = [stream.below(2**31) for _ in range(attempt + 1)][-1]
-            state, value, seconds = benchmark.step(state, study.config(started.trial), seed)
+            done = benchmark.step(state, study.config(started.trial), seed)
+            try:
+                state, value, seconds = done
+            except (TypeError, ValueError):
+                raise InvalidArgument(f"step must return a state, a value and seconds, got {done!r:.200}") from None
             if not 0 <= seconds < math.inf:
                 raise InvalidArgument(f"the seconds of a step must be finite and >= 0, got {seconds}")
             began += float(seconds)
@@ -378,6 +403,13 @@ class _Simulation(Shell):
         heapq.heappop(self._events)
         del self._jobs[job.trial]
         self._ended = job
+        if self._now > self._since:
+            self._since, self._at_once = self._now, 0
+        self._at_once += 1
+        if self._at_once > self._most_at_once:
+            raise InvalidArgument(
+                f"without num_trials, steps must take time, got {self._at_once:,} ends of trials after {self._now:g} s, all at once"
+            )
         busy = self._now - job.began if self._now > job.began else 0.0  # it may have failed before
         self.happen(Left(time=self._now, trial=job.trial, segment=job.segment, slot=job.slot, busy=busy, log=(0, 0)))
         self.happen(record)

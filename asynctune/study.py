@@ -298,6 +298,11 @@ class Study:
         return self._scheduler.max_resource
 
     @property
+    def changes_configs(self) -> bool:
+        """Whether its scheduler lets trials go on with other configurations than they began with."""
+        return self._scheduler.changes_configs
+
+    @property
     def preload(self) -> Callable[[], object] | None:
         """What gets another process ready for the searcher's slow suggestions; None: it has none."""
         return self._searcher.preload

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune import _core
-from asynctune.errors import InvalidArgument, check_mode
+from asynctune.errors import InvalidArgument, check_mode, named
 from asynctune.space import Column, Space, choice, lograndint, loguniform, ordinal, randint, uniform
 
 __all__ = ["DIGITS", "DIGITS_FILE", "Once", "Tabular"]
@@ -89,8 +89,10 @@ class Tabular:
         self.metric = metric
         self.mode = mode
         self.configs = configs
-        self._values = np.asarray(values)
-        self._seconds = np.asarray(seconds)
+        if not isinstance(metric, str) or not metric:
+            raise InvalidArgument(f"metric must be the name of what values are, got {metric!r}")
+        self._values = _numbers("values", values)
+        self._seconds = _numbers("seconds", seconds)
         shape = self._values.shape
         if len(shape) != 2 or shape[0] != len(configs) or 0 in shape or self._seconds.shape != shape:
             raise InvalidArgument(
@@ -99,7 +101,10 @@ class Tabular:
         if not (np.isfinite(self._seconds).all() and (np.diff(self._seconds, axis=1, prepend=0) >= 0).all()):
             raise InvalidArgument("seconds must be finite, >= 0 and never decrease")
         self.max_resource = shape[1]
-        rows = [self.space.encode(config) for config in configs]
+        rows = []
+        for number, config in enumerate(configs):
+            with named(f"configs[{number}]"):
+                rows.append(self.space.encode(config))
         self._exact = exact
         self._scale = _Scale(self.space.columns)
         self._points = np.array([self._scale(row) for row in rows])
@@ -195,17 +200,33 @@ class Once:
         self._free = np.zeros(len(table))  # by number: 0, and infinity once it has come up
         self._given: dict[tuple[bytes, int], int] = {}
 
+    @property
+    def left(self) -> int:
+        """How many configurations have not come up yet."""
+        return len(self.table) - len(self._given)
+
     def evaluate(self, config: dict[str, Any], seed: int) -> Curve:
         """The curve of the nearest recorded configuration that no other trial has. Raises `InvalidArgument` when there is none left."""
         row = self.space.encode(config)
         key = row.tobytes(), seed
         number = self._given.get(key)
         if number is None:
-            if len(self._given) == len(self.table):
+            if not self.left:
                 raise InvalidArgument(f"all {len(self.table)} recorded configurations have come up")
             number = self._given[key] = int((self.table._distances(row) + self._free).argmin())
             self._free[number] = math.inf
         return self.table.curve(number)
+
+
+def _numbers(name: str, array: npt.ArrayLike) -> npt.NDArray[Any]:
+    """As an array, of the type that it is if that is one of numbers."""
+    try:
+        numbers = np.asarray(array)
+        return numbers if numbers.dtype.kind in "fiu" else numbers.astype(float)
+    except ValueError as error:
+        raise InvalidArgument(
+            f"{name} must be numbers, a row of equal length for each configuration: {error}"
+        ) from None
 
 
 class _Scale:

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import inspect
 import itertools
-import math
 import os
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any, Literal, Self
 
 from asynctune import _wire as wire
 from asynctune.engine import Engine
-from asynctune.errors import AsynctuneError, InvalidArgument, check_integer
+from asynctune.errors import AsynctuneError, InvalidArgument, check_integer, check_seconds
 from asynctune.journal import Journal
 from asynctune.observations import Observations
 from asynctune.progress import Progress
@@ -115,8 +114,8 @@ class Tuner:
             ("report_timeout", report_timeout),
             ("checkpoint_every", checkpoint_every),
         ):
-            if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
-                raise InvalidArgument(f"{name} must be a positive number of seconds, got {seconds!r}")
+            if seconds is not None:
+                check_seconds(name, seconds)
             if self.inline and seconds is not None and name.endswith("timeout"):
                 raise InvalidArgument(f'{name} needs a worker to kill, got slots="inline"')
         check_integer("keep_checkpoints", keep_checkpoints, at_least=0)

@@ -253,6 +253,17 @@ def test_an_unknown_sampler_is_not_named(tmp_path: Path) -> None:
         at.run(climb, {"x": at.uniform(0, 1)}, **options(tmp_path, searcher=at.Optuna("TPE")))
 
 
+def test_an_unknown_argument_of_a_sampler_is_not_named() -> None:
+    class Flat:
+        space, metric, mode, max_resource = SQUARE, "score", "max", 1
+
+        def evaluate(self, config: dict[str, Any], seed: int) -> tuple[list[float], list[float]]:
+            return [0.0], [1.0]
+
+    with pytest.raises(InvalidArgument, match="made of seed= and its arguments, got .*TPESampler.* 'startup'"):
+        at.simulate(Flat(), searcher=at.Optuna("TPESampler", startup=3), num_trials=2)  # type: ignore[arg-type]
+
+
 def test_log_lines_are_shown_or_hidden_for_good() -> None:
     optuna.logging.set_verbosity(optuna.logging.INFO)
     lines = BufferingHandler(1000)

@@ -390,9 +390,48 @@ def test_an_impossible_curve_fails_trials(curve: Any, rule: str) -> None:
         at.simulate(Impossible(3), num_trials=1)
 
 
-def test_a_curve_is_trained_with_other_hyperparameters() -> None:
-    with pytest.raises(InvalidArgument, match="needs a benchmark with step"):
-        at.simulate(Line(), scheduler=PBT, num_trials=8)
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        PBT,
+        at.PB2(2, 9),
+        at.MFPBT(2, 9, frequencies=(1, 2)),
+        at.Replay([(0, {"x": 0.5, "cost": 1.0}), (3, {"x": 0.1, "cost": 1.0})]),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_a_curve_is_trained_with_other_hyperparameters(scheduler: Scheduler, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"(?s)\(.*changes configurations, which takes a benchmark with step"):
+        at.simulate(Line(), scheduler=scheduler, num_trials=8, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "what is refused leaves nothing behind"
+
+
+def test_a_schedule_that_stays_the_same_is_refused() -> None:
+    [only] = at.simulate(Line(), scheduler=at.Replay([(0, {"x": 0.5, "cost": 1.0})]), num_trials=1).trials
+    assert only.value == 4.5
+
+
+def test_time_that_stands_still_never_ends() -> None:
+    free = Line(9, {"x": at.uniform(0.0, 1.0), "cost": 0.0})
+    with pytest.raises(InvalidArgument, match="without num_trials, steps must take time, got 10,004 ends"):
+        at.simulate(free, time_budget=5.0, num_slots=3)
+    assert len(at.simulate(free, num_trials=20_000).trials) == 20_000
+
+
+@pytest.mark.parametrize("returned", [1.0, None, [1.0] * 3, ([1.0] * 3, 3.0)], ids=repr)
+def test_a_benchmark_that_is_wrong_looks_like_bad_luck(returned: Any) -> None:
+    class Curves(Line):
+        def evaluate(self, config: dict[str, Any], seed: int) -> Any:
+            return returned
+
+    class Steps(Walk):
+        def step(self, state: Any, config: dict[str, Any], seed: int) -> Any:
+            return returned if not isinstance(returned, list) else returned[:2]
+
+    with pytest.raises(InvalidArgument, match="evaluate must return values and seconds, got"):
+        at.simulate(Curves(3), num_trials=4)
+    with pytest.raises(InvalidArgument, match="step must return a state, a value and seconds, got"):
+        at.simulate(Steps(3), num_trials=4)
 
 
 @pytest.mark.parametrize(
@@ -401,11 +440,12 @@ def test_a_curve_is_trained_with_other_hyperparameters() -> None:
         ({"num_trials": None}, "num_trials must be given, or else a time_budget"),
         ({"num_trials": 0}, "num_trials must be an integer >= 1"),
         ({"num_slots": 0}, "num_slots must be an integer >= 1"),
-        ({"time_budget": -1}, "time_budget must be a number in"),
-        ({"time_budget": math.inf}, "time_budget must be a number in"),
+        ({"time_budget": 0}, "time_budget must be a positive number of seconds, got 0"),
+        ({"time_budget": math.inf}, "time_budget must be a positive number of seconds"),
         ({"startup": -1.0}, "startup must be a number in"),
         ({"startup": math.inf}, "startup must be a number in"),
-        ({"benchmark": None}, "a benchmark must have space, metric"),
+        ({"benchmark": None}, "a benchmark must be an object with space, metric"),
+        ({"benchmark": Line}, "a benchmark must be an object .* got <class"),
         ({"benchmark": Line(0)}, "max_resource of a benchmark must be an integer >= 1"),
         ({"max_failures": -1}, "max_failures must be an integer >= 0"),
     ],

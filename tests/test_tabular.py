@@ -107,8 +107,17 @@ def test_a_recorded_configuration_comes_up_twice() -> None:
         assert sorted(numbers) == [*range(40)]  # type: ignore[type-var]
     again = at.simulate(curves, num_trials=40, num_slots=3, seed=1)
     assert len({trial.value for trial in again.trials}) < 40
-    with pytest.raises(InvalidArgument, match="all 40 recorded configurations have come up"):
+    with pytest.raises(
+        InvalidArgument, match="num_trials must be <= the 40 configurations that have not come up, got 41"
+    ):
         at.simulate(curves.once(), num_trials=41)
+    once = curves.once()
+    result = at.simulate(once, scheduler=at.ASHA(3, reduction_factor=2, type="promotion"), time_budget=1e6)
+    assert len(result.trials) == 40 and result.stopping is None, "it ends as a grid does"
+    with pytest.raises(InvalidArgument, match="all 40 recorded configurations have come up"):
+        once.evaluate(curves.configs[0], seed=-1)
+    with pytest.raises(InvalidArgument, match="<= the 0 configurations"):
+        at.simulate(once, num_trials=1)
 
 
 def test_the_nearest_that_is_left_does_not_come_up() -> None:
@@ -132,6 +141,8 @@ def test_the_nearest_that_is_left_does_not_come_up() -> None:
         ([[1.0, 2.0]] * 2, [[2.0, 1.0]] * 2, "never decrease"),
         ([[1.0, 2.0]] * 2, [[-1.0, 1.0]] * 2, "never decrease"),
         ([[1.0, 2.0]] * 2, [[1.0, math.nan]] * 2, "must be finite"),
+        ([["a", "b"]] * 2, [[1.0, 2.0]] * 2, "values must be numbers, .*'a'"),
+        ([[1.0, 2.0], [1.0]], [[1.0, 2.0]] * 2, "values must be numbers, a row of equal length"),
     ],
 )
 def test_a_bad_table_is_taken(values: Any, seconds: Any, rule: str) -> None:
@@ -140,6 +151,12 @@ def test_a_bad_table_is_taken(values: Any, seconds: Any, rule: str) -> None:
         at.Tabular({"x": at.uniform(0.0, 1.0)}, configs, values, seconds, metric="score", mode="max")
     with pytest.raises(InvalidArgument, match="mode must be"):
         at.Tabular({"x": at.uniform(0.0, 1.0)}, configs, [[1.0]] * 2, [[1.0]] * 2, metric="m", mode="up")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="metric must be the name .* got 3"):
+        at.Tabular({"x": at.uniform(0.0, 1.0)}, configs, [[1.0]] * 2, [[1.0]] * 2, metric=3, mode="max")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match=r"configs\[1\]: x must be .* got 2.0"):
+        at.Tabular(
+            {"x": at.uniform(0.0, 1.0)}, [{"x": 1.0}, {"x": 2.0}], [[1.0]] * 2, [[1.0]] * 2, metric="m", mode="max"
+        )
 
 
 # Files.

@@ -69,6 +69,8 @@ class BoundScheduler(ABC):
     new_first: ClassVar[bool] = False
     #: Whether the number of trials is part of the method, and cannot be raised later.
     fixed_population: ClassVar[bool] = False
+    #: Whether a trial may go on with another configuration than it began with.
+    changes_configs: bool = False
 
     def initial(self, trial: int) -> npt.NDArray[np.float64] | None:
         """The row (d,) with which a new trial begins; None: the searcher says."""

@@ -120,6 +120,7 @@ class BoundMFPBT(BoundScheduler):
 
     new_first: ClassVar[bool] = True
     fixed_population: ClassVar[bool] = True
+    changes_configs = True
 
     def __init__(self, spec: MFPBT, seed: int, num_trials: int, space: Space, rows: Rows) -> None:
         self.max_resource: int = spec.max_resource

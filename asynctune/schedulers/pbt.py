@@ -86,6 +86,7 @@ class BoundPBT(BoundScheduler):
 
     new_first: ClassVar[bool] = True
     fixed_population: ClassVar[bool] = True
+    changes_configs = True
 
     def __init__(
         self, spec: PBT, seed: int, num_trials: int | None, num_slots: int | None, space: Space | None

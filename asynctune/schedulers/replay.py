@@ -72,6 +72,7 @@ class BoundReplay(BoundScheduler):
 
     def __init__(self, spec: Replay, space: Space) -> None:
         self.max_resource: int | None = spec.max_resource
+        self.changes_configs = len(spec.schedule) > 1
         self._steps = [step for step, _ in spec.schedule]
         self._rows = [space.encode(config) for _, config in spec.schedule]
         self._due: dict[int, int | None] = {}  # trial -> the step at which it is to change, or ends

@@ -221,9 +221,13 @@ class _Asked:
         self._columns = columns
         self._distributions = _distributions(columns)
         self._storage = optuna.storages.InMemoryStorage()
-        self._study = optuna.create_study(
-            storage=self._storage, sampler=sampler(seed=seed, **arguments), direction="maximize"
-        )
+        try:
+            made = sampler(seed=seed, **arguments)
+        except (ImportError, TypeError, ValueError) as error:
+            raise InvalidArgument(
+                f"a sampler must be made of seed= and its arguments, got {sampler!r} with {arguments!r}: {error}"
+            ) from error
+        self._study = optuna.create_study(storage=self._storage, sampler=made, direction="maximize")
         self._id = self._storage.get_study_id_from_name(self._study.study_name)
 
     def give(self, row: Row, outcome: _Outcome) -> None:
