@@ -146,8 +146,8 @@ class Table:
 
     def _confidence(self) -> str:
         """How sure the recommended pair's place among the peers is. One seed says nothing of what others would show."""
-        methods = [RECOMMENDED, *self.peers]
-        if not self.peers or min(len(self.seeds[method]) for method in methods) < 2:
+        methods = [method for method in (RECOMMENDED, *self.peers) if len(self.seeds[method]) > 1]
+        if methods[:1] != [RECOMMENDED] or len(methods) < 2:
             return ""
         told = []
         for mark in MARKS:
@@ -156,7 +156,8 @@ class Table:
             first = float((places[0] < places[1:].min(axis=0)).mean())
             rank = self.ranks(mark, methods)[RECOMMENDED]
             told.append(f"{rank:.2f} ({low:.2f} to {high:.2f}) at {mark} %, the best in {100 * first:.0f} % of draws")
-        return f"Average rank of `{RECOMMENDED}` among the {len(self.peers)} peers: {'; '.join(told)}."
+        sure = "" if len(methods) > len(self.peers) else " with more than one seed"
+        return f"Average rank of `{RECOMMENDED}` among the {len(methods) - 1} peers{sure}: {'; '.join(told)}."
 
     def _by_task(self) -> str:
         """Where the recommended pair is better than the peers, and where not."""
