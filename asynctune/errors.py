@@ -19,6 +19,7 @@ __all__ = [
     "WorkerDied",
     "check_factor",
     "check_integer",
+    "check_metric",
     "check_mode",
     "check_real",
     "check_seconds",
@@ -73,6 +74,12 @@ def check_real(name: str, value: object, low: float, high: float) -> float:
     if not low <= number <= high:
         raise InvalidArgument(f"{name} must be a number in [{low}, {high}], got {value!r}")
     return number
+
+
+def check_metric(metric: object) -> None:
+    """Raise `InvalidArgument` unless it can be the name of a metric."""
+    if not isinstance(metric, str) or not metric:
+        raise InvalidArgument(f"metric must be the name of a reported metric, got {metric!r}")
 
 
 def check_seconds(name: str, value: object) -> None:

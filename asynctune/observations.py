@@ -88,11 +88,7 @@ def encode(points: Sequence[Config], space: Space) -> list[Row]:
     """The rows (d,) of `points_to_evaluate`. Raises `InvalidArgument`, naming the point, the rule and the value, if one is not of the space."""
     if not isinstance(points, Sequence):
         raise InvalidArgument(f"points_to_evaluate must be a list of configurations, got {points!r}")
-    rows = []
-    for number, config in enumerate(points):
-        with named(f"points_to_evaluate[{number}]"):
-            rows.append(space.encode(config))
-    return rows
+    return space.encode_each("points_to_evaluate", points)
 
 
 def fingerprint(rows: Sequence[Row], scores: object = None) -> str:

@@ -148,12 +148,12 @@ def simulate(
             f"a benchmark must be an object with space, metric, mode, max_resource, and either evaluate or step, got {benchmark!r}"
         )
     check_integer("max_resource of a benchmark", benchmark.max_resource, at_least=1)
-    if isinstance(benchmark, Once) and (searcher is None or searcher.size(benchmark.space) is None):
-        if num_trials is not None and num_trials > benchmark.left:
-            raise InvalidArgument(
-                f"num_trials must be <= the {benchmark.left} configurations that have not come up, got {num_trials}"
-            )
-        num_trials = benchmark.left if num_trials is None else num_trials
+    left = None
+    if isinstance(benchmark, Once):
+        left = benchmark.left
+        finite = isinstance(searcher, Searcher) and searcher.size(benchmark.space) is not None
+        if left and num_trials is None and not finite:
+            num_trials = left
     study = Study(
         benchmark.space,
         metric=benchmark.metric,
@@ -168,6 +168,10 @@ def simulate(
         observations=observed(observations, benchmark.metric),
     )
     study.check_end(time_budget)
+    if left is not None and (study.num_trials is None or study.num_trials > left):
+        raise InvalidArgument(
+            f"num_trials must be <= the {left} configurations that have not come up, got {study.num_trials}"
+        )
     if curves and study.changes_configs:
         raise InvalidArgument(
             f"{study.scheduler!r} changes configurations, which takes a benchmark with step, not evaluate"
@@ -356,8 +360,9 @@ class _Simulation(Shell):
         attempt = study.failures(started.trial)
         for step in range(started.step + 1, benchmark.max_resource + 1):
             stream = Stream(study.seed, SEED, started.trial, started.segment, step)
-            seed = [stream.below(2**31) for _ in range(attempt + 1)][-1]
-            done = benchmark.step(state, study.config(started.trial), seed)
+            for _ in range(attempt):
+                stream.below(2**31)
+            done = benchmark.step(state, study.config(started.trial), stream.below(2**31))
             try:
                 state, value, seconds = done
             except (TypeError, ValueError):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune import _core
-from asynctune.errors import InvalidArgument
+from asynctune.errors import InvalidArgument, named
 
 __all__ = [
     "Column",
@@ -407,6 +407,14 @@ class Space:
         row = [math.nan] * len(self.names)
         self._encode(config, row)
         return np.array(row, np.float64)  # of integers alone it would be an array of integers
+
+    def encode_each(self, argument: str, configs: Sequence[dict[str, Any]]) -> list[Row]:
+        """The rows (d,) of several. Raises InvalidArgument as `encode` does, with the argument and the number of the first that is not of this space."""
+        rows = []
+        for number, config in enumerate(configs):
+            with named(f"{argument}[{number}]"):
+                rows.append(self.encode(config))
+        return rows
 
     def check(self, config: dict[str, Any]) -> None:
         """Raise InvalidArgument, naming the hyperparameter, the rule and the value, unless a configuration is of this space."""

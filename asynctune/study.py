@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from asynctune._core import SEED, Stream
-from asynctune.errors import AsynctuneError, InvalidArgument, check_integer, check_mode
+from asynctune.errors import AsynctuneError, InvalidArgument, check_integer, check_metric, check_mode
 from asynctune.observations import Known, Observation, Observations, check, encode, fingerprint, listed
 from asynctune.records import (
     COMPLETED,
@@ -171,8 +171,7 @@ class Study:
         points_to_evaluate: Sequence[Config] = (),
         observations: Observations = (),
     ) -> None:
-        if not isinstance(metric, str) or not metric:
-            raise InvalidArgument(f"metric must be the name of a reported metric, got {metric!r}")
+        check_metric(metric)
         check_mode(mode)
         if num_trials is not None:
             check_integer("num_trials", num_trials, at_least=1)

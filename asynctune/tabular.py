@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asynctune import _core
-from asynctune.errors import InvalidArgument, check_mode, named
+from asynctune.errors import InvalidArgument, check_metric, check_mode
 from asynctune.space import Column, Space, choice, lograndint, loguniform, ordinal, randint, uniform
 
 __all__ = ["DIGITS", "DIGITS_FILE", "Once", "Tabular"]
@@ -84,13 +84,12 @@ class Tabular:
         mode: Literal["min", "max"],
         exact: bool = False,
     ) -> None:
+        check_metric(metric)
         check_mode(mode)
         self.space = space if isinstance(space, Space) else Space(space)
         self.metric = metric
         self.mode = mode
         self.configs = configs
-        if not isinstance(metric, str) or not metric:
-            raise InvalidArgument(f"metric must be the name of what values are, got {metric!r}")
         self._values = _numbers("values", values)
         self._seconds = _numbers("seconds", seconds)
         shape = self._values.shape
@@ -101,10 +100,7 @@ class Tabular:
         if not (np.isfinite(self._seconds).all() and (np.diff(self._seconds, axis=1, prepend=0) >= 0).all()):
             raise InvalidArgument("seconds must be finite, >= 0 and never decrease")
         self.max_resource = shape[1]
-        rows = []
-        for number, config in enumerate(configs):
-            with named(f"configs[{number}]"):
-                rows.append(self.space.encode(config))
+        rows = self.space.encode_each("configs", configs)
         self._exact = exact
         self._scale = _Scale(self.space.columns)
         self._points = np.array([self._scale(row) for row in rows])

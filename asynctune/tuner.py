@@ -114,9 +114,10 @@ class Tuner:
             ("report_timeout", report_timeout),
             ("checkpoint_every", checkpoint_every),
         ):
-            if seconds is not None:
-                check_seconds(name, seconds)
-            if self.inline and seconds is not None and name.endswith("timeout"):
+            if seconds is None:
+                continue
+            check_seconds(name, seconds)
+            if self.inline and name.endswith("timeout"):
                 raise InvalidArgument(f'{name} needs a worker to kill, got slots="inline"')
         check_integer("keep_checkpoints", keep_checkpoints, at_least=0)
         if durability not in ("process", "power"):

@@ -52,20 +52,12 @@ class Table:
         }
         self.seeds = {method: found for method, found in common.items() if found}
         self.peers = [peer for peer in peers if peer in self.seeds]
-        self.curves = {
-            method: np.array(
-                [[lines[Run(task, method, slots, draw, seed)]["regrets"] for seed in found] for task in self.tasks]
-            )
-            for method, found in self.seeds.items()
-        }
-        self.trials = {
-            method: float(
-                np.median(
-                    [lines[Run(task, method, slots, draw, seed)]["trials"] for task in self.tasks for seed in found]
-                )
-            )
-            for method, found in self.seeds.items()
-        }
+        self.curves: dict[str, Floats] = {}
+        self.trials: dict[str, float] = {}
+        for method, found in self.seeds.items():
+            done = [[lines[Run(task, method, slots, draw, seed)] for seed in found] for task in self.tasks]
+            self.curves[method] = np.array([[line["regrets"] for line in row] for row in done])
+            self.trials[method] = float(np.median([[line["trials"] for line in row] for row in done]))
 
     @cached_property
     def means(self) -> dict[str, Floats]:
@@ -147,7 +139,7 @@ class Table:
     def _confidence(self) -> str:
         """How sure the recommended pair's place among the peers is. One seed says nothing of what others would show."""
         methods = [method for method in (RECOMMENDED, *self.peers) if len(self.seeds[method]) > 1]
-        if methods[:1] != [RECOMMENDED] or len(methods) < 2:
+        if RECOMMENDED not in methods or len(methods) < 2:
             return ""
         told = []
         for mark in MARKS:

@@ -118,6 +118,12 @@ def test_a_recorded_configuration_comes_up_twice() -> None:
         once.evaluate(curves.configs[0], seed=-1)
     with pytest.raises(InvalidArgument, match="<= the 0 configurations"):
         at.simulate(once, num_trials=1)
+    with pytest.raises(InvalidArgument, match="<= the 0 configurations"):
+        at.simulate(once, time_budget=1.0)
+    with pytest.raises(InvalidArgument, match="<= the 40 configurations that have not come up, got"):
+        at.simulate(curves.once(), searcher=at.Grid(points=9))
+    with pytest.raises(InvalidArgument, match="searcher must be a searcher such as"):
+        at.simulate(curves.once(), searcher="TPE")  # type: ignore[arg-type]
 
 
 def test_the_nearest_that_is_left_does_not_come_up() -> None:
